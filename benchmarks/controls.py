@@ -68,6 +68,8 @@ POSITIVES = {
 SMALLER = {f"wrong labels: {DOSES[0]:.0%} of what is added": (RIGHT, RANDOM, wrong(DOSES[0]))}
 """The same, of a size that need not be seen."""
 
+PLANTED = "planted"
+
 HELPS, IDLE = "labels by rare features", "labels by a frequent feature"
 
 
@@ -332,15 +334,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--labels", type=int, default=LABELS, help="That one begins with")
     parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, help="The same as JSON")
+    parser.add_argument("--out", type=Path, help="The same as JSON, beside that of other rows")
     options = parser.parse_args(arguments)
     kinds = tallies(everything(options))
     print("\n".join(lines(kinds)))
     if options.out:
-        answer: dict[str, Any] = {
+        answer: dict[str, Any] = read(options.out)
+        answer[options.dataset or PLANTED] = {
             kind: [each._asdict() for each in controls] for kind, controls in kinds.items()
         }
         options.out.write_text(json.dumps(answer, indent=1) + "\n", "utf-8")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What --out wrote, by the rows it is of; empty where there is nothing."""
+    return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+
+
+def shown(answer: Mapping[str, Any]) -> Iterator[str]:
+    """The same tables again, of all rows that --out wrote of."""
+    for name, kinds in answer.items():
+        yield f"Rows: {name}."
+        yield ""
+        yield from lines({kind: [Control(**each) for each in kinds[kind]] for kind in kinds})
+        yield ""
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 carries out the experiments at default size, or takes those that are finished, and writes what is
 measured of each claim to FILE, beside what it has of other experiments (`--kinds preferences` takes
 a dataset of preferences, `steering` one of questions with answers to choose from); `--show FILE`
-prints the table of it, `--page` writes the table into docs/experiments.md, whose figures are those
-of benchmarks/experiments.json and benchmarks/synthesis.json and of nothing else.
+prints the table of it, `--page` writes docs/experiments.md, whose figures are those of
+experiments.json, synthesis.json and controls.json in benchmarks/ and of nothing else.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import controls
 from fac.config import EXPERIMENTS, REPOSITORY, ExperimentSpec, Workspace
 from fac.experiments.arms import FILLING, RANDOM, SHUFFLED
 from fac.experiments.kinds import rq2, rq5
@@ -31,6 +32,9 @@ FIGURES = REPOSITORY / "benchmarks" / "experiments.json"
 WRITTEN = REPOSITORY / "benchmarks" / "synthesis.json"
 PAGE = REPOSITORY / "docs" / "experiments.md"
 BEGIN, END = "<!-- figures: python -m benchmarks.experiments --page -->", "<!-- end of figures -->"
+CONTROLS = REPOSITORY / "benchmarks" / "controls.json"
+HELD_UP = "<!-- controls: python -m benchmarks.experiments --page -->"
+HELD_DOWN = "<!-- end of controls -->"
 NOTES = "## What does not fit together in the paper"
 
 HELD, DID_NOT, CANNOT = "held", "did not", "cannot tell"
@@ -339,7 +343,9 @@ def read(path: Path) -> Any:
 def page(text: str) -> str:
     """The page with its figures as they are now."""
     head, rest = text.split(BEGIN)
-    middle = rest.split(END)[1].split(NOTES)[0]
+    before, after = rest.split(END)[1].split(NOTES)[0].split(HELD_UP)
+    seen = "\n".join(controls.shown(controls.read(CONTROLS))).strip() or "*Not measured yet.*"
+    middle = f"{before}{HELD_UP}\n\n{seen}\n\n{HELD_DOWN}{after.split(HELD_DOWN)[1]}"
     figures = table(read(FIGURES), read(WRITTEN))
     return f"{head}{BEGIN}\n\n{figures}\n\n{END}{middle}{NOTES}\n\n{inconsistencies()}\n"
 

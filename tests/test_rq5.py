@@ -141,13 +141,21 @@ def test_the_command_prints_controls_of_a_few_repeats(capsys, tmp_path):
     controls.main([*about, "--out", str(out)])
     printed = capsys.readouterr().out
     assert "differs, though it should not (at most 0)" in printed
-    assert set(json.loads(out.read_text())) == {
+    answer = json.loads(out.read_text())
+    assert {*answer} == {controls.PLANTED}
+    assert {*answer[controls.PLANTED]} == {
         "null",
         "positive",
         controls.GRADED,
         HELPS,
         controls.IDLE,
     }
+    # The page shows what was printed, below the name of the rows; other rows stay.
+    assert printed.strip() in "\n".join(controls.shown(answer))
+    out.write_text(json.dumps({"mine": answer[controls.PLANTED]}))
+    controls.main([*about, "--out", str(out)])
+    assert [*controls.read(out)] == ["mine", controls.PLANTED]
+    assert controls.read(out)["mine"] == controls.read(out)[controls.PLANTED]
 
 
 def test_the_verdict_counts_false_and_missed_ones():
