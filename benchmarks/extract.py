@@ -17,6 +17,12 @@ tokens per second (each text's tokens as the model sees them, the template's inc
 
 and, for a dictionary of another width with random weights, the forward and the SAE's matrix product
 alone. All ways must find the same peaks, away from ties, before anything is timed.
+
+    python -m benchmarks.extract --beside 4
+
+reads the short chats alone, then beside so many processes that never stop, with threads for what
+these leave free and with a thread a core, and prints how both compare with a fair share: of n
+processes, each has an nth of the machine.
 """
 
 from __future__ import annotations
@@ -24,11 +30,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -42,7 +51,7 @@ from fac import encoder as encoding
 from fac.config import DEMO_INPUTS, MeasureSpec, Workspace
 from fac.encoder import SaeEncoder, TextBatch
 from fac.jobs.steps import PRECISIONS, Steps, load_encoder, locate
-from fac.models import Chat, Rendered, batches_by_length
+from fac.models import Chat, Rendered, batches_by_length, threads
 from fac.saes import Sae
 from fac.schema import Activations
 
@@ -50,6 +59,9 @@ TIE = 1e-3
 """Peaks may differ by this share of the larger one, and so far from its threshold that a feature
 fires in one way only."""
 
+
+SETTLED = 2.0
+"""Seconds until what others use shows."""
 
 AGAINST = ("bare forward", "one at a time", "sae-lens", "sae-lens, cut")
 
@@ -333,6 +345,53 @@ def halved(encoder: SaeEncoder, half: SaeEncoder, chats: Sequence[Chat], rounds:
     )
 
 
+@contextmanager
+def busy(n: int) -> Iterator[None]:
+    """So many processes that use all the time they get."""
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n)]
+    try:
+        time.sleep(SETTLED)
+        yield
+    finally:
+        for each in spinning:
+            each.kill()
+            each.wait()
+
+
+def beside(encoder: SaeEncoder, chats: Sequence[Chat], n: int, rounds: int) -> str:
+    """Tokens per second alone and beside `n` busy processes, and what that is of a fair share."""
+    if people := [name for name in threads.BY_PEOPLE if os.environ.get(name)]:
+        raise SystemExit(f"{', '.join(people)} says how many threads there are: leave it out.")
+    tokens = sum(len(r.ids) for r in encoder.render(chats))
+
+    def all_cores() -> None:
+        with mock.patch.object(threads, "adapt", lambda: None):
+            torch.set_num_threads(cores)
+            encoder.encode(chats)
+
+    def read() -> None:
+        encoder.encode(chats)
+
+    cores = len(os.sched_getaffinity(0))
+    ways = [Way("threads for what is free", read), Way("a thread a core", all_cores)]
+    read()
+    time.sleep(SETTLED)
+    alone = timed(ways, rounds)
+    with busy(n):
+        read()  # looks at what the others use
+        loaded = timed(ways, rounds)
+    lines = [
+        f"| {len(chats)} short chats, {cores} cores | alone, tokens/s | beside {n} busy processes "
+        "| of a fair share |",
+        "|---|---|---|---|",
+    ]
+    fair = tokens / min(statistics.median(each) for each in alone.values()) / (n + 1)
+    for way in ways:
+        quiet, slow = (tokens / statistics.median(each[way.name]) for each in (alone, loaded))
+        lines.append(f"| {way.name} | {quiet:,.0f} | {slow:,.0f} | {slow / fair:.2f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Checks that all ways agree, times them in turn, prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -341,16 +400,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of each way")
     parser.add_argument("--width", type=int, default=65_536, help="of the random dictionary; 0: no")
     parser.add_argument("--no-lens", action="store_true", help="leave TransformerLens out")
+    parser.add_argument("--beside", type=int, help="busy processes; nothing else is measured")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         space = Workspace(Path(folder))
         steps = Steps(space)
         encoder = steps.encoder(MeasureSpec(dataset="none"), lambda *_: None)
+        short = demo_chats(options.short, longest=40)
+        if options.beside is not None:
+            print(beside(encoder, short, options.beside, options.rounds))
+            return
         peer = None
         if not options.no_lens:
             located = locate(MeasureSpec.model, space.models, lambda *_: None)
             peer = lens(located.folder)
-        short = demo_chats(options.short, longest=40)
         long = demo_chats(options.long, longest=0, words=180)
         print(whole_way("short", encoder, short, peer, options.rounds), flush=True)
         print(whole_way("long", encoder, long, peer, options.rounds), flush=True)

@@ -125,9 +125,9 @@ class _Worker:
                 del self._loaded[next(iter(self._loaded))]
             self._loaded[factory] = pickle.loads(factory)()
             if "torch" in sys.modules:
-                import torch
+                from fac.models import threads
 
-                torch.set_num_threads(self._threads)
+                threads.fix(self._threads)
         return function(self._loaded[factory], item, count_batch)
 
 

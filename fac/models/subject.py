@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fac.errors import InputError, first_line
+from fac.models import threads
 from fac.models.chats import ROLES, SCAFFOLD, Chat, ChatRenderer, Rendered
 from fac.schema import END, MEAN
 
@@ -377,6 +378,8 @@ class SubjectModel:
         """
         import torch
 
+        if self.device == "cpu":
+            threads.adapt()
         longest = max(len(row) for row in ids)
         padded = np.zeros((len(ids), longest), np.int64)
         for i, row in enumerate(ids):
