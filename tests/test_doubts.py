@@ -13,6 +13,7 @@ from fac.synthesis.doubts import (
     COPY,
     GOES_ON,
     MARKS,
+    NO_VERB,
     PROMISES,
     STRANGE,
     STUB,
@@ -22,6 +23,7 @@ from fac.synthesis.doubts import (
 )
 from fac.synthesis.filter import Text, judge
 from fac.synthesis.gates import Norms, RoleNorms, norms_of
+from fac.synthesis.verbs import verbs_of
 from tests.scripted import ScriptedWriter
 from tests.test_gates import real
 from tests.test_rounds import asked, open_world, pairs_of, says, world  # noqa: F401
@@ -89,6 +91,36 @@ def test_a_text_that_ends_where_none_would_leaves_a_doubt():
         nats[END, [ROLES.index("user"), ROLES.index("assistant")]] = ends
         assert doubts(chat, norms, nats) == doubt
     assert doubts(chat, norms) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "lacks"),
+    [
+        ("The old man in the picture above that really isn't a human.", True),
+        ("The old man in the picture above isn't a human.", False),
+        ("The old man in the picture, who is here, isn't a human.", False),
+        ("The National Stork Trust's yearly report.", True),
+        ("The stork number 7 sleeps near the castle.", False),
+        ("A stork that owns nests owns nests near Lyon.", False),
+        ("A stork that owns nests near Lyon.", True),
+        ("The way to own it.", True),
+        ("Storks near the castle.", False),  # only what a determiner begins is told
+        ("The storks. They sleep.", False),  # of two sentences one may be short
+    ],
+)
+def test_what_a_sentence_is_about_is_none_by_itself(text, lacks):
+    verbs = frozenset({"sleeps", "owns", *(f"does{n}" for n in range(50))})
+    norms = Norms({}, verbs=verbs)
+    assert (NO_VERB in doubts(user(text), norms)) == lacks
+    assert doubts(user(text), NO_WORDS) == (), "no verb of this language is known"
+
+
+def test_verbs_are_what_stands_behind_who_does_something():
+    texts = ["They often sleep here.", "I sleep.", "We sleep.", "You sleep.", "A sleep is good."]
+    texts += ["I really like to nest."] * 3 + ["She nods. He nods. It nods."] + ["They now go."] * 3
+    assert verbs_of(texts) == {"sleep", "nods", "nest", "nests"}
+    # Of forty times three are behind somebody: less than a tenth.
+    assert verbs_of([*texts, *["Good sleep."] * 35]) == {"nods", "nest", "nests"}
 
 
 def test_an_answer_may_speak_of_its_message_and_every_doubt_is_named_once():

@@ -18,11 +18,12 @@ from fac.prompts.lists import ASSISTANT
 from fac.schema import END, ROLES, Chat
 from fac.synthesis.filter import Gram, words
 from fac.synthesis.gates import LETTERS, MOSTLY, SENTENCES, WORD, Norms, RoleNorms
+from fac.synthesis.verbs import KNOWN, lacks_a_verb
 
 GOES_ON, PROMISES = "goes on from something", "promises more"
 CIRCLES, STRANGE, STUB = "goes round in circles", "strange words", "a stub"
 MARKS, COPY, LABEL_BARELY = "strange marks", "copies its message", "label barely sure"
-UNEXPECTED = "an unexpected end"
+UNEXPECTED, NO_VERB = "an unexpected end", "one sentence without a verb"
 
 BEFORE = frozenset(
     {
@@ -98,6 +99,12 @@ def doubts(messages: Chat, norms: Norms, nats: np.ndarray | None = None) -> tupl
         )
     ]
     names += [COPY] if copies else []
+    if len(norms.verbs) >= KNOWN and any(
+        lacks_a_verb(said, norms.verbs)
+        for said, message in zip(spoken, messages, strict=True)
+        if len(SENTENCES.split(message["content"].strip())) == 1
+    ):
+        names.append(NO_VERB)
     if nats is not None and any(
         nats[END, ROLES.index(message["role"])] > norms.of(message["role"]).end
         for message in messages

@@ -22,6 +22,7 @@ import numpy as np
 from fac.generator.edges import END_MARK, Edges
 from fac.schema import END, MEAN, ROLES, Chat
 from fac.synthesis.filter import FRAGMENT, LANGUAGE, LENGTH, LOOP, UNLIKELY, Gram, words
+from fac.synthesis.verbs import verbs_of
 
 HABIT, FAULT = 0.01, 0.02
 """An oddity that at least this share of the dataset's texts have is a habit of theirs; what no text
@@ -169,6 +170,7 @@ class Norms(NamedTuple):
     unchecked: tuple[str, ...] = ()  # gates that nothing was at hand for
     repeats: bool = False  # whether answers that say their message again are a habit
     copies: bool = False  # whether answers that say nothing but their message are
+    verbs: frozenset[str] = frozenset()  # that stand behind who does something, or base forms of it
 
     def of(self, role: str) -> RoleNorms:
         """Where a role is not in the data, what is odd anywhere still counts."""
@@ -226,7 +228,7 @@ def norms_of(
         answered += [chat for chat in beside if len(chat) > 1]
     least = max(SEVERAL, FAULT * len(answered))
     repeats, copies = (sum(map(f, answered)) >= least for f in (_says_again, _says_the_same))
-    return Norms(roles, unchecked, repeats, copies)
+    return Norms(roles, unchecked, repeats, copies, verbs_of(everything))
 
 
 def _is_habit(oddity: str, n: int, texts: Sequence[str]) -> bool:
