@@ -73,18 +73,19 @@ def pick_label(kind: Experiment, labels: Mapping[str, int]) -> str:
         ([*labels], questions.usual_label(dict(labels))) if looks else (["", *labels], "")
     )
 
-    def words(label: str) -> str:
-        return f"{clean(label)} ({counted(labels[label], 'row')})" if label else "any row"
-
-    return st.selectbox(
+    # Without counts, which are another dataset's as long as the browser shows what it had.
+    label = st.selectbox(
         "Label that is looked for" if looks else "Begun with rows labelled",
         options,
-        format_func=words,
+        format_func=lambda label: clean(label) or "any row",
         help="Rows with it are examples of what is looked for; other labelled rows are not."
         if looks
         else "One begins with rows of this label alone; any may be added.",
         **param_widget("label", usual, valid=options.__contains__, of_page=True),
     )
+    if label:
+        st.caption(counted(labels[label], "row"))
+    return label
 
 
 def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
@@ -104,7 +105,7 @@ def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
             width=210,
             help="What somebody has already, labelled where labels are looked for; each size is "
             "tried. Each arm then adds others.",
-            **param_widget("sizes", usual, of_page=True),
+            **param_widget("sizes", usual, valid=lambda text: bool(text.strip()), of_page=True),
         )
         counts: dict[str, Any] = {
             count: pick_count(count, defaults.get(count, getattr(ExperimentSpec, count)))
@@ -214,12 +215,13 @@ def show_launch(manifests: Mapping[str, MeasureManifest]) -> None:
             obstacle = str(error)
         if obstacle:
             st.info(plain(obstacle), icon=":material/info:")
-            return
-        show_price(spec)
-    with room:
-        if live := questions.of_measure(stores().queue.live(), spec.measure):
-            show_running(spec.measure, [job.id for job in live])
-        elif stopped := questions.stopped_experiment(stores(), spec.measure):
+        else:
+            show_price(spec)
+    with room:  # whatever the form says: these were asked before
+        if live := questions.asked(stores().queue.live()):
+            show_running([job.id for job in live])
+        elif stopped := questions.stopped_experiment(stores()):
+            st.caption(plain(questions.asked_in_words(stores(), stopped)))
             show_stopped(stopped, part="piece")
 
 
@@ -244,8 +246,7 @@ def show_price(spec: ExperimentSpec) -> None:
         )
     st.caption(plain(f"{words} It may be stopped at any time, and goes on where it was."))
     is_live = any(
-        read_spec(job.step, job.spec) == spec
-        for job in questions.of_measure(stores().queue.live(), spec.measure)
+        read_spec(job.step, job.spec) == spec for job in questions.asked(stores().queue.live())
     )
     action_button(
         "Run the experiment", "play_arrow", launch, spec, type="primary", disabled=is_live
@@ -277,9 +278,9 @@ def open_result(run: str | None) -> None:
 
 @st.fragment(run_every="1s")
 @guard()
-def show_running(measure: str, jobs: list[int]) -> None:
+def show_running(jobs: list[int]) -> None:
     """The experiments under way; the page runs again when one ends."""
-    live = questions.of_measure(stores().queue.live(), measure)
+    live = questions.asked(stores().queue.live())
     if [job.id for job in live] != jobs:
         st.rerun()
     for job in live:

@@ -100,7 +100,7 @@ def test_full_dots_leave_zero_out_and_names_are_harmless():
     assert question.error_x.array[0] == pytest.approx(0.1)
     assert "<b>" not in "".join(chart.layout.yaxis.ticktext[2:])
     assert "shuffled &lt;b&gt;" in chart.layout.yaxis.ticktext[2]
-    assert "Teal is rows that fill gaps, amber shuffled <b>" in legend([panel])
+    assert "teal is rows that fill gaps, amber shuffled <b>" in legend([panel])
 
 
 def test_the_conclusion_is_large_its_figures_small_and_its_words_harmless():
@@ -191,6 +191,13 @@ def test_a_question_is_put_and_waits_in_the_queue(place):
     ran(button(again, "Cancel").click().run())
     stopped = ran(opened("experiments", dataset="comments", **SMALL))
     assert "Every finished piece is kept" in words(stopped) and button(stopped, "Go on")
+    # It stands there whatever the form says, and the form takes no beginning of nothing.
+    for sizes in ("none", "500"):
+        other = ran(opened("experiments", dataset="comments", sizes=sizes))
+        assert "comments, begun with 6, 9." in words(other) and button(other, "Go on")
+    empty = ran(opened("experiments", dataset="comments", sizes=""))
+    (begin,) = (each for each in empty.text_input if each.label.startswith("Labelled rows"))
+    assert begin.value == "20"
 
 
 def test_written_rows_are_an_arm_more_and_stand_in_the_address(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from benchmarks import controls, experiments, labelled_sets
 from benchmarks.controls import HELPS, RIGHT, Control, planted, tallies
 from fac.config import ExperimentSpec
 from fac.experiments import experiment
-from fac.experiments.arms import RANDOM, cover, lacking
+from fac.experiments.arms import RANDOM, SHUFFLED, cover, lacking
 from fac.experiments.effects import Contrast, at_once
 from fac.experiments.kinds import rq5
 from fac.experiments.trials import beginning
@@ -107,8 +107,38 @@ def test_the_experiment_says_which_settings_matter(tmp_path):
     assert {"above 0", "the threshold as given", RANDOM} <= arms
     given = next(row for row in result.rows if row["arm"] == "2 rows per gap")
     assert {"des", "gain", "gaps", "threshold", "fac", "rows"} <= {*given["figures"]}
-    assert "beside random rows" in result.conclusion and "DES:" in result.conclusion
+    assert "as given" in result.conclusion and "from random features" in result.conclusion
     assert "cannot be seen" in result.controls and "maxT" in result.note
+    assert "DES:" in result.note
+
+
+@pytest.mark.parametrize(
+    ("beside_chance", "beside_others", "words"),
+    [
+        ((0.1, 0.2), (0.1, 0.2), "filling gaps helps"),
+        ((0.1, 0.2), (-0.1, 0.2), "but no more than rows chosen by the features of others"),
+        ((-0.1, 0.2), (0.1, 0.2), "cannot be told"),
+        ((-0.2, -0.1), (0.1, 0.2), "does harm"),
+    ],
+)
+def test_the_first_sentence_says_what_the_setting_as_given_does(
+    beside_chance, beside_others, words
+):
+    given, place = rq5.GIVEN[rq5.THRESHOLD], f"a head; {rq5.THRESHOLD}"
+
+    def row(arm, against, ends, p=None):
+        about = {"outcome": place, "size": 20, "arm": arm, "against": against, "p": p}
+        return {**about, "difference": sum(ends) / 2, "low": ends[0], "high": ends[1]}
+
+    rows = [
+        row(given, RANDOM, beside_chance, 0.5),
+        row(given, SHUFFLED, beside_others),
+        row("above 0", RANDOM, (-0.1, 0.1), 0.9),
+        row("above 0", given, (-0.1, 0.1), 0.9),
+    ]
+    said = rq5._conclusion(rows, "a head")
+    assert said.startswith("A head: as given, ") and words in said.split(" (")[0]
+    assert "None of 2 settings tried differs from random rows" in said
 
 
 # --- controls -------------------------------------------------------------------------------------

@@ -170,16 +170,24 @@ def estimate(stores: Stores, spec: ExperimentSpec) -> Estimate:
     return Estimate(len(pieces), seconds * rows / (facts.n_rows or rows), facts.name)
 
 
-def of_measure(jobs: Sequence[Job], measure: str) -> list[Job]:
-    """The experiments among jobs that ask a measured dataset."""
-    return [j for j in jobs if j.step == ExperimentSpec.step and j.spec["measure"] == measure]
+def asked(jobs: Sequence[Job]) -> list[Job]:
+    """The experiments among jobs."""
+    return [job for job in jobs if job.step == ExperimentSpec.step]
 
 
-def stopped_experiment(stores: Stores, measure: str) -> Job | None:
-    """The newest experiment on a measured dataset, where it ended before its end."""
-    jobs = of_measure(stores.queue.jobs(), measure)
-    last = max(jobs, key=lambda job: job.id, default=None)
-    return last if last and last.status in ("failed", "cancelled") else None
+def stopped_experiment(stores: Stores) -> Job | None:
+    """The newest experiment, where it ended before its end and its dataset is still measured."""
+    last = max(asked(stores.queue.jobs()), key=lambda job: job.id, default=None)
+    if last is None or last.status not in ("failed", "cancelled"):
+        return None
+    return last if stores.runs.find(last.spec["measure"]) else None
+
+
+def asked_in_words(stores: Stores, job: Job) -> str:
+    """What a job of an experiment asks of which dataset."""
+    facts = stores.runs.manifest(job.spec["measure"]).facts
+    sizes = ", ".join(map(str, job.spec["labels"]))
+    return f"{EXPERIMENTS[job.spec['name']].title} {facts.name}, begun with {sizes}."
 
 
 # --- after ------------------------------------------------------------------------------------

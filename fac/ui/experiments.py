@@ -183,7 +183,8 @@ def legend(parts: Sequence[Panel]) -> str:
         )
     if arms[IN_QUESTION]:
         words.append(
-            f"Teal is {arms[IN_QUESTION]}, amber {arms[ITS_CONTROL]}, its control; grey are others."
+            f"Where both stand in one figure, teal is {arms[IN_QUESTION]}, amber "
+            f"{arms[ITS_CONTROL]}, its control; grey are others."
         )
     if len({row["size"] for group in groups for row in group.rows}) > 1:
         words.append("On the right stands the size of the beginning.")

@@ -216,9 +216,9 @@ MOST = 4  # settings that a sentence names
 def says(rows: list[Row], facts: ExperimentFacts, spec: ExperimentSpec) -> Says:
     heads = [*dict.fromkeys(row["outcome"].split("; ")[0] for row in rows)]
     return Says(
-        " ".join([*(_conclusion(rows, head) for head in heads), _worth(rows, heads)]),
+        " ".join(_conclusion(rows, head) for head in heads),
         " ".join(_controls(rows, head) for head in heads),
-        _note(rows, facts, spec),
+        " ".join(filter(None, (_note(rows, facts, spec), _worth(rows, heads)))),
     )
 
 
@@ -226,11 +226,34 @@ def _conclusion(rows: list[Row], head: str) -> str:
     of = [row for row in rows if row["outcome"].startswith(f"{head}; ")]
     chance, setting = ([row for row in of if _belongs(row, which)] for which in (True, False))
     begins = [row for row in chance if row["arm"] == GIVEN[THRESHOLD]]
-    sizes = "; ".join(f"{in_words(row)} at {row['size']} labels" for row in begins)
-    return (
-        f"{head[0].upper()}{head[1:]}: filling gaps as given makes {sizes} beside random rows. "
-        f"{_matter(chance, 'from random rows')} {_matter(setting, 'from the setting as given')}"
+    others = {row["size"]: row for row in of if row["against"] == SHUFFLED}
+    sizes = "; ".join(
+        f"{row['size']} labels {in_words(row)}"
+        + (f", from random features {in_words(beside)}" if beside else "")
+        for row in begins
+        for beside in [others.get(row["size"])]
     )
+    matters = _matter(chance, "from random rows"), _matter(setting, "from the setting as given")
+    return (
+        f"{head[0].upper()}{head[1:]}: {_as_given(begins, others)} ({sizes}). {' '.join(matters)}"
+    )
+
+
+def _as_given(begins: list[Row], others: Mapping[int, Row]) -> str:
+    """Whether filling gaps helps as it is done, before what is varied: more than chance, and more
+    than rows that were chosen in the same way by the features of others."""
+    better = [row for row in begins if row["low"] > 0]
+    sure = [row for row in better if others.get(row["size"], row)["low"] > 0]
+    if any(row["high"] < 0 for row in begins):
+        return "as given, filling gaps does harm"
+    if sure:
+        return "as given, filling gaps helps"
+    if better:
+        return (
+            "as given, rows that fill gaps beat random rows, but no more than rows chosen by the "
+            "features of others, so it need not be what they fire that helps"
+        )
+    return "as given, whether filling gaps helps cannot be told"
 
 
 def _matter(rows: list[Row], what: str) -> str:
@@ -240,12 +263,12 @@ def _matter(rows: list[Row], what: str) -> str:
     if not sure:
         row = min(rows, key=lambda row: row["p"])
         return (
-            f"None of {len(rows)} settings differs beyond noise {what}; nearest to it comes "
-            f"{_named(row)}."
+            f"None of {len(rows)} settings tried differs {what} by more than the best of so many "
+            f"does by chance (nearest: {_named(row)})."
         )
     names = "; ".join(_named(row) for row in sure[:MOST])
     more = f" and {len(sure) - MOST} more" if len(sure) > MOST else ""
-    return f"{len(sure)} of {len(rows)} settings differ {what}: {names}{more}."
+    return f"{len(sure)} of {len(rows)} settings tried differ {what} ({names}{more})."
 
 
 def _named(row: Row) -> str:
@@ -290,8 +313,9 @@ def _note(rows: list[Row], facts: ExperimentFacts, spec: ExperimentSpec) -> str:
         [
             described(facts, spec),
             "Intervals are of each comparison alone; p is of all settings, sizes and heads that "
-            "are set beside the same, at once (maxT). FAC is at the threshold as given. DES falls "
-            "wherever AUPRC grows slower than the logarithm of the rows.",
+            "are set beside the same, at once (maxT), so that an interval may leave zero out where "
+            "p is large: the figures' full dots are such. FAC is at the threshold as given. DES is "
+            "AUPRC in percent over log10 of the rows added; it falls wherever AUPRC grows slower.",
             *([f"Too few rows for tokens in proportion to {', '.join(too_few)}."] * bool(too_few)),
         ]
     )
