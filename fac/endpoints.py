@@ -51,6 +51,8 @@ FIELDS = {
     "price_in": (int, float),
     "price_out": (int, float),
     "price_date": date,
+    "requests_per_minute": int,
+    "tokens_per_minute": int,
     "tasks": list,
 }
 
@@ -145,6 +147,8 @@ class Endpoint:
     price_in: float | None = None  # US dollars per million prompt tokens
     price_out: float | None = None  # US dollars per million completion tokens
     price_date: date | None = None  # when the operator looked them up
+    requests_per_minute: int | None = None  # at most, by all jobs of a process; None: no limit
+    tokens_per_minute: int | None = None  # of prompts and replies together
     tasks: tuple[str, ...] = ()  # those of TASKS that its first model is the default of
 
     @property
@@ -320,6 +324,9 @@ def _read_entry(where: str, name: str, table: Any) -> Endpoint:
     prices = [table.get(each) for each in ("price_in", "price_out")]
     if any(price is not None and not 0 <= price < float("inf") for price in prices):
         raise InputError(f"{where}: a price is a number of dollars per million tokens, from 0 on.")
+    for each in ("requests_per_minute", "tokens_per_minute"):
+        if table.get(each, 1) < 1:
+            raise InputError(f"{where}: {each} is a whole number from 1 on, got {table[each]}.")
     variable = table.get("key", "")
     if variable:
         _check_variable(variable, f"{where}: key")
@@ -336,6 +343,8 @@ def _read_entry(where: str, name: str, table: Any) -> Endpoint:
         price_in=None if prices[0] is None else float(prices[0]),
         price_out=None if prices[1] is None else float(prices[1]),
         price_date=table.get("price_date"),
+        requests_per_minute=table.get("requests_per_minute"),
+        tokens_per_minute=table.get("tokens_per_minute"),
         tasks=tuple(tasks),
     )
 

@@ -214,6 +214,9 @@ def test_a_task_has_the_first_model_of_the_endpoint_that_names_it(tmp_path, monk
         ('models = ["m"]\ntasks = ["sing"]', "tasks are some of explain, judge"),
         ("price_date = 2026-11-30T12:00:00", "price_date has the wrong form"),
         ('price_date = "30.11.2026"', "price_date has the wrong form"),
+        ("requests_per_minute = 0", "requests_per_minute is a whole number from 1 on, got 0"),
+        ("tokens_per_minute = 1.5", "tokens_per_minute has the wrong form"),
+        ("tokens_per_minute = true", "tokens_per_minute has the wrong form"),
         (
             'models = ["m"]\ntasks = ["pairs"]\n[b]\nurl = "http://b/v1"\nmodels = ["m"]\n'
             'tasks = ["pairs"]',
@@ -354,6 +357,16 @@ def test_explaining_gaps_is_estimated_stopped_by_its_budget_raised_and_finished(
     assert (done.status, stopped.status) == ("done", "failed")
     assert Runs(toy).manifest(done.run_id).facts.n_features == 6
     assert len(lab.bodies) == 6 and {*lab.asked.values()} == {1}, "nothing was asked twice"
+
+
+def test_a_limit_per_minute_is_shown_and_says_how_long_a_job_takes(toy, lab):
+    limit = "requests_per_minute = 2\ntokens_per_minute = 90000\n"
+    toy.endpoints.write_text(toy.endpoints.read_text().replace('["judge"]', '["explain"]') + limit)
+    limit = "2 requests and 90,000 tokens a minute"
+    assert f"At most {limit}: jobs wait for it." in words(opened("connections"))
+    at = opened("review", threshold="0", reviewer="ana")
+    ran(fields(at)["Score them on held-out texts"].set_value(False).run())
+    assert f"Up to 2 min, as its endpoint takes {limit}." in words(at), "six, two a minute"
 
 
 def test_a_judge_is_asked_about_the_gaps_unless_one_wants_all(toy, lab):

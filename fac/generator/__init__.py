@@ -4,7 +4,10 @@ local        a Hugging Face model on this machine: seeded, steered continuations
 chat         one question, one reply: any OpenAI-compatible server
 completions  what the body of a response says
 connection   whether a server and a model can be worked with
-batch_chat   many questions: limits, retries, a journal, nothing asked twice
+batch_chat   many questions: retries, nothing asked twice
+journal      the replies, as they came
+allowance    what asking may cost
+rate         how fast an endpoint may be asked
 writer       many candidate texts from either of them: one protocol, seeded, resumable
 """
 

@@ -27,6 +27,7 @@ from fac.generator.completions import (
     message_of,
     read_completion,
 )
+from fac.generator.rate import RateLimit, rate_of
 from fac.prompts import Prompt
 from fac.prompts.form import without_thoughts
 from fac.schema import Message
@@ -97,6 +98,9 @@ class ChatModel(Protocol):
     identity: str
     """Who answers: model and endpoint, never a key. Part of what names a recorded reply."""
 
+    rate: RateLimit | None
+    """How fast it may be asked; None where nobody listed a limit."""
+
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on what the server has not taken, so that questions are asked without it."""
@@ -154,7 +158,7 @@ class OpenAIChat:
             endpoint = Endpoint(name=endpoint, url=endpoint.strip().rstrip("/"))
         self.model, self.endpoint = model, endpoint.url
         self.identity = f"{model} at {self.endpoint}" + (f" seed {seed}" if seed else "")
-        self._address = endpoint.address
+        self._address, self.rate = endpoint.address, rate_of(endpoint)
         self._variable, key = endpoint.key, endpoint.read_key()
         self._key = key.text if key else ""
         self._timeout = timeout

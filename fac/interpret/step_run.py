@@ -22,8 +22,10 @@ from fac import schema
 from fac.config import ExplainSpec, JudgeSpec, digest
 from fac.errors import BadReply, BudgetReached, Cancelled, Progress, ServiceError
 from fac.generator import batch_chat
-from fac.generator.batch_chat import Question, RecordedReply, ReplyJournal
+from fac.generator.allowance import limits_of
+from fac.generator.batch_chat import Question
 from fac.generator.chat import ChatModel
+from fac.generator.journal import RecordedReply, ReplyJournal
 from fac.interpret import evidence
 from fac.interpret.evidence import Evidence
 from fac.manifest import InterpretFacts
@@ -73,7 +75,7 @@ class StepRun(Generic[SpecT]):
         self._id = spec.run_id(*self._parts)
         self._done = 0  # features before the present block
         self._counts: Counter[str] = Counter()
-        self._limits = batch_chat.limits_of(spec)
+        self._limits = limits_of(spec)
         self._notes: dict[str, None] = {}  # sentences on how the server had to be asked
         self._n_read = 0  # replies that could be read
         self._unread = ""  # why the first of the others could not

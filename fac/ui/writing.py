@@ -39,6 +39,7 @@ from fac.ui.endpoints import (
     pace,
     pick_endpoint,
     pick_model,
+    rate_limit,
     room_field,
 )
 from fac.ui.jobs import counted, lacks_budget, progress, raise_budget, retry, save_upload, start
@@ -238,7 +239,9 @@ def estimate_words(
     spec: PairsSpec | SynthesizeSpec, gaps: Sequence[int], requests: Sequence[StyleRequest]
 ) -> str:
     """What writing for these gaps may take, in a sentence or two."""
-    amount = estimate(stores(), spec, gaps, requests, pace(spec.as_json()))
+    settings = spec.as_json()
+    rate = rate_limit(settings) if WRITERS[spec.writer].server else None
+    amount = estimate(stores(), spec, gaps, requests, pace(settings), rate)
     inside, above = ", answers included", ", and those of answers on top"
     if not amount.is_answered:
         inside = above = ""
@@ -247,27 +250,30 @@ def estimate_words(
         f"{amount.prompt_tokens:,} of prompts{above}."
     )
     if amount.seconds is not None:
-        words += f" {pace_words(amount.seconds)}"
+        words += f" {pace_words(amount.seconds, amount.limit)}"
     words += f" {cost_words(amount.cost)}" if WRITERS[spec.writer].server else ""
     return words + short_words(spec, amount.most_tokens + amount.prompt_tokens, amount.cost)
 
 
 def asking_words(spec: ExplainSpec | JudgeSpec) -> str:
     """What explaining or judging with a language model may take, in a sentence or two."""
-    amount = asking(stores(), spec, pace(spec.as_json()))
+    settings = spec.as_json()
+    amount = asking(stores(), spec, pace(settings), rate_limit(settings))
     words = (
         f"{counted(amount.features, 'feature')}, {counted(amount.questions, 'question')}: about "
         f"{amount.prompt_tokens:,} tokens of prompts and up to {amount.most_tokens:,} of replies."
     )
     if amount.seconds is not None:
-        words += f" {pace_words(amount.seconds)}"
+        words += f" {pace_words(amount.seconds, amount.limit)}"
     words += f" {cost_words(amount.cost)}"
     tokens = amount.prompt_tokens + amount.most_tokens
     return words + short_words(spec, tokens, amount.cost, amount.features)
 
 
-def pace_words(seconds: float) -> str:
-    """How long a job may take."""
+def pace_words(seconds: float, limit: str = "") -> str:
+    """How long a job may take; `limit` of the endpoint, where that is what takes the time."""
+    if limit:
+        return f"Up to {duration(seconds)}, as its endpoint takes {limit}."
     return f"About {duration(max(seconds, 1))} at the pace of the last run or test."
 
 
