@@ -414,6 +414,32 @@ def test_a_list_that_cannot_be_read_leaves_the_example(toy):
     assert 'tasks = ["explain", "judge"]' in at.code[0].value
 
 
+def test_a_command_says_beforehand_what_the_form_says(toy, lab):
+    toy.endpoints.write_text(toy.endpoints.read_text().replace('["judge"]', '["explain"]'))
+    at = opened("review", threshold="0", reviewer="ana")
+    ran(fields(at)["Score them on held-out texts"].set_value(False).run())
+    (of_gaps,) = re.findall(r"6 features, 6 questions: about .*At most \$[\d.]+\d\.", words(at))
+    ran(fields(at)["Which features"].set_value("every").run())
+    (of_all,) = re.findall(r"11 features, 11 questions: about .*At most \$[\d.]+\d\.", words(at))
+    explain = ("explain", "toy-anchor", "--explainer", "llm", "--threshold", 0)
+    gaps = fac(*explain, "--missing-from", "toy-seed", workspace=toy)
+    assert f"small is asked about the gaps of toy-seed. {of_gaps}\n" in gaps.err
+    assert gaps.code == 0 and len(lab.bodies) == 6
+    every = fac(*explain, workspace=toy)
+    says = "small is asked about every feature that fires in toy-anchor"
+    # by now one knows how long a question takes
+    assert every.err.startswith(f"{says} (--missing-from DATASET: about its gaps alone). 11 featu")
+    pace = "About 1 s at the pace of the last run or test."
+    explicit = fac(*explain, "--all", "--attempt", 1, workspace=toy).err
+    assert explicit.replace(f" {pace}", "").startswith(f"{says}. {of_all}\n") and pace in explicit
+    asked = len(lab.bodies)
+    both = fac(*explain, "--all", "--missing-from", "toy-seed", workspace=toy)
+    assert both.code == 2 and "--missing-from or --all, one of them" in both.err
+    assert len(lab.bodies) == asked
+    silent = fac("explain", "toy-anchor", workspace=toy)
+    assert silent.code == 0 and "is asked about" not in silent.err, "token statistics ask nobody"
+
+
 def test_a_command_asks_the_default_of_its_task(toy, lab):
     line = ("judge", "toy-anchor", "--task", "toxicity", "--features", 3)
     assert fac(*line, "--json", workspace=toy).json["source"] == f"small at {lab.endpoint}"

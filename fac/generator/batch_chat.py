@@ -38,6 +38,7 @@ from fac.generator.chat import (
 )
 from fac.generator.completions import CUT_OFF
 from fac.generator.journal import RecordedReply, ReplyJournal
+from fac.markup import duration
 from fac.prompts import Prompt
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
@@ -422,7 +423,7 @@ class _Run:
         rate, waits = self.model.rate, max(0.0, self.limited_until - self._now())
         parts = [f"{self.tokens:,} tokens"]
         if waits:
-            parts.insert(0, f"waiting {_duration(waits)} for the limit of {rate}")
+            parts.insert(0, f"waiting {duration(waits)} for the limit of {rate}")
         if self.limits.cost(0, 0) is not None:
             parts.append(f"${self.cost:.4f}" if self.cost < 1 else f"${self.cost:,.2f}")
         ended = self.counts["answered"] + self.counts["failed"] + self.counts["declined"]
@@ -432,18 +433,12 @@ class _Run:
                 rest = left * seconds / ended
                 if rate is not None:
                     rest = max(rest, waits + rate.seconds(left, left * self.tokens / ended))
-                parts.append(f"{_duration(rest)} left")
+                parts.append(f"{duration(rest)} left")
         if again := sum(self.tries.values()):
             parts.append(f"{again:,} {'retry' if again == 1 else 'retries'}")
         if lost := self.counts["failed"] + self.counts["declined"]:
             parts.append(f"{lost:,} without answer")
         return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def chat_of(spec: AskSpec, endpoints: Endpoints) -> OpenAIChat:

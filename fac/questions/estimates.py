@@ -28,6 +28,7 @@ from fac.generator.allowance import limits_of
 from fac.generator.chat import estimated_tokens
 from fac.generator.rate import RateLimit
 from fac.interpret import questions_of
+from fac.markup import counted, duration
 from fac.prompts.lists import ASSISTANT
 from fac.prompts.profiles import later_parts
 from fac.questions import catalogue
@@ -298,3 +299,48 @@ def _fired_in_answers(
     stores: Stores, anchor: str, gaps: tuple[int, ...], threshold: float, role: str
 ) -> set[int]:
     return plan.fired_in_answers(stores.runs, anchor, gaps, threshold, role)
+
+
+# --- in words -------------------------------------------------------------------------------------
+
+
+def in_words(spec: ExplainSpec | JudgeSpec, amount: Asking) -> str:
+    """What a spec that asks a language model may take, in a sentence or two."""
+    words = (
+        f"{counted(amount.features, 'feature')}, {counted(amount.questions, 'question')}: about "
+        f"{amount.prompt_tokens:,} tokens of prompts and up to {amount.most_tokens:,} of replies."
+    )
+    if amount.seconds is not None:
+        words += f" {pace_words(amount.seconds, amount.limit)}"
+    words += f" {cost_words(amount.cost)}"
+    tokens = amount.prompt_tokens + amount.most_tokens
+    return words + short_words(spec, tokens, amount.cost, amount.features)
+
+
+def pace_words(seconds: float, limit: str = "") -> str:
+    """How long a job may take; `limit` of the endpoint, where that is what takes the time."""
+    if limit:
+        return f"Up to {duration(seconds)}, as its endpoint takes {limit}."
+    return f"About {duration(max(seconds, 1))} at the pace of the last run or test."
+
+
+def cost_words(cost: float | None) -> str:
+    """What a server may charge."""
+    if cost is None:
+        return "Its prices are unknown."
+    return f"At most ${cost:,.2f}." if cost >= 0.1 else f"At most ${cost:.4f}."
+
+
+def short_words(spec: AskSpec, tokens: int, cost: float | None, features: int = 0) -> str:
+    """That a budget may be too small for what a job may take, and for how many of the features it
+    is enough; "" where none is too small."""
+    enough = [1.0]
+    if spec.budget_tokens is not None and tokens:
+        enough.append(spec.budget_tokens / tokens)
+    if spec.budget_usd is not None and cost:
+        enough.append(spec.budget_usd / cost)
+    if min(enough) >= 1:
+        return ""
+    reach = int(min(enough) * features)
+    words = f": it is enough for about {counted(reach, 'feature')} at least" if features else ""
+    return f" The budget may end it before{words}; what is complete by then is kept."
