@@ -53,6 +53,7 @@ FIELDS = {
     "price_date": date,
     "requests_per_minute": int,
     "tokens_per_minute": int,
+    "batch": bool,
     "tasks": list,
 }
 
@@ -149,6 +150,7 @@ class Endpoint:
     price_date: date | None = None  # when the operator looked them up
     requests_per_minute: int | None = None  # at most, by all jobs of a process; None: no limit
     tokens_per_minute: int | None = None  # of prompts and replies together
+    batch: bool = False  # whether it has OpenAI's batch interface
     tasks: tuple[str, ...] = ()  # those of TASKS that its first model is the default of
 
     @property
@@ -255,7 +257,8 @@ def default_endpoint() -> Endpoint:
     url = (os.environ.get(BASE_URL, "").strip() or OPENAI).rstrip("/")
     of_openai = read_address(url) == read_address(OPENAI)
     name = "OpenAI" if of_openai else BASE_URL
-    return Endpoint(name=name, url=url, key=DEFAULT_VARIABLE, needs_key=of_openai)
+    needs_key = batch = of_openai
+    return Endpoint(name=name, url=url, key=DEFAULT_VARIABLE, needs_key=needs_key, batch=batch)
 
 
 def read_endpoints(file: Path, *, unlisted: bool | None = None) -> Endpoints:
@@ -310,7 +313,8 @@ def _read_entry(where: str, name: str, table: Any) -> Endpoint:
     for each, value in table.items():
         if each not in FIELDS:
             raise InputError(f"{where}: there is no {each!r:.40}; known are {', '.join(FIELDS)}.")
-        wrong = isinstance(value, bool | datetime)  # an int and a date to Python
+        # A bool and a datetime are an int and a date to Python.
+        wrong = isinstance(value, bool) != (FIELDS[each] is bool) or isinstance(value, datetime)
         if wrong or not isinstance(value, FIELDS[each]):  # type: ignore[arg-type]
             raise InputError(f"{where}: {each} has the wrong form.")
     models = table.get("models", [])
@@ -345,6 +349,7 @@ def _read_entry(where: str, name: str, table: Any) -> Endpoint:
         price_date=table.get("price_date"),
         requests_per_minute=table.get("requests_per_minute"),
         tokens_per_minute=table.get("tokens_per_minute"),
+        batch=table.get("batch", False),
         tasks=tuple(tasks),
     )
 

@@ -113,10 +113,18 @@ class ChatOptions(frame.SpendOptions):
     ] = ""
     budget_tokens: Annotated[int | None, Option(help="Stop before using more tokens.")] = None
     attempt: Annotated[int, Option(help="Another number asks anew what was answered before.")] = 0
+    batch: Annotated[
+        bool,
+        Option("--batch", help="By the provider's batch interface: within a day, mostly for less."),
+    ] = False
 
     def settings(self, endpoints: Endpoints, task: str) -> dict[str, Any]:
         """As the specs call them, with the default of a task, "" for none, and listed prices."""
-        return endpoints.priced(endpoints.usual(asdict(self), task))
+        if self.batch and not task:
+            raise InputError("--batch is for a language model, and here none is asked.")
+        values = asdict(self)
+        values["in_batch"] = values.pop("batch")
+        return endpoints.priced(endpoints.usual(values, task))
 
 
 def say_asking(

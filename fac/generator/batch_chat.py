@@ -303,23 +303,8 @@ class _Run:
     def _answer(
         self, key: str, prompt: Prompt, reply: Reply | None, failure: str = ""
     ) -> RecordedReply:
-        short = self.short.get(key, (0, 0))
-        taken = (reply.prompt_tokens, reply.completion_tokens) if reply else (0, 0)
-        counted = (taken[0] + short[0], taken[1] + short[1])
-        return RecordedReply(
-            key=key,
-            about=self.abouts[key],
-            prompt=json.dumps(prompt.messages, ensure_ascii=False),
-            reply=reply.text if reply else None,
-            finish=reply.finish if reply else "",
-            failure=failure,
-            model=reply.model if reply else "",
-            prompt_tokens=counted[0],
-            completion_tokens=counted[1],
-            estimated=reply.estimated if reply else False,
-            cost=self.limits.cost(*counted),
-            at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+        question, before = Question(self.abouts[key], prompt), self.short.get(key, (0, 0))
+        return recorded(key, question, reply, self.limits, failure=failure, before=before)
 
     # --- what came back ---------------------------------------------------------------------------
 
@@ -441,9 +426,46 @@ class _Run:
         return ", ".join(parts)
 
 
+def recorded(
+    key: str,
+    question: Question,
+    reply: Reply | None,
+    limits: Limits,
+    *,
+    failure: str = "",
+    before: tuple[int, int] = (0, 0),
+) -> RecordedReply:
+    """The reply to a question, or why there is none; `before` are the prompt and completion tokens
+    that it took when its room ran out."""
+    prompt_tokens, completion_tokens = before
+    if reply is not None:
+        prompt_tokens += reply.prompt_tokens
+        completion_tokens += reply.completion_tokens
+    return RecordedReply(
+        key=key,
+        about=question.about,
+        prompt=json.dumps(question.prompt.messages, ensure_ascii=False),
+        reply=reply.text if reply else None,
+        finish=reply.finish if reply else "",
+        failure=failure,
+        model=reply.model if reply else "",
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        estimated=reply.estimated if reply else False,
+        cost=limits.cost(prompt_tokens, completion_tokens),
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
 def chat_of(spec: AskSpec, endpoints: Endpoints) -> OpenAIChat:
     """The model that a spec names. Raises InputError where it names none, and as `Endpoints.of`
-    and `OpenAIChat`."""
+    and `OpenAIChat`, and for a batch where the endpoint is not listed with such an interface."""
     if not spec.model:
         raise InputError("No language model is named: give --model.")
-    return OpenAIChat(spec.model, endpoints.of(spec.endpoint, spec.model))
+    endpoint = endpoints.of(spec.endpoint, spec.model)
+    if spec.in_batch and not endpoint.batch:
+        raise InputError(
+            f"{endpoint.name} is not listed with a batch interface: ask without --batch, or, where "
+            f"it has OpenAI's, set `batch = true` in its entry of endpoints.toml."
+        )
+    return OpenAIChat(spec.model, endpoint)

@@ -12,8 +12,8 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence, Set
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,6 +31,8 @@ from fac.generator.rate import RateLimit, rate_of
 from fac.prompts import Prompt
 from fac.prompts.form import without_thoughts
 from fac.schema import Message
+
+T = TypeVar("T")
 
 NO_KEY = "EMPTY"
 """What the client is told where there is no key, since it insists on one; it is never sent."""
@@ -186,12 +188,16 @@ class OpenAIChat:
         self._refusals: dict[str, str] = {}
         """Of what it has refused, what it answered."""
 
+        self.is_known = False
+        """Whether it has answered a question, so that one knows what it does not take."""
+
         self._n_broken = 0  # answers of status 500 and above before any reply
         self._first = threading.Lock()
 
     def _strip(self, request: Any) -> None:
         """Takes from a request, as it leaves, whatever its server must not hear."""
-        headers, at_home = request.headers, self._address.holds(read_address(str(request.url)))
+        headers, url = request.headers, str(request.url).partition("?")[0]
+        at_home = self._address.holds(read_address(url))
         if not (at_home and self._variable == DEFAULT_VARIABLE):
             for name in {*headers} - PLAIN_HEADERS:
                 if not name.startswith("x-stainless-"):
@@ -223,12 +229,19 @@ class OpenAIChat:
     def models(self) -> list[str]:
         """The names of the models that the server lists. Raises Transient, Declined or Refused
         where it lists none."""
+        names = self.call(
+            lambda client: [each.id for each in client.models.list().data], "list of models"
+        )
+        return [self._redacted(name) for name in names if isinstance(name, str)]
+
+    def call(self, act: Callable[[Any], T], what: str) -> T:
+        """What the server answers to something other than a question, asked with the client of
+        `openai`; `what` it is, for a sentence. Raises Transient, Declined or Refused."""
         import httpx2
         import openai
 
         try:
-            page = self._client.models.list()
-            names = [each.id for each in page.data]
+            return act(self._client)
         except (openai.APITimeoutError, httpx2.TimeoutException):
             raise self._timed_out() from None
         except openai.APIStatusError as error:
@@ -242,8 +255,23 @@ class OpenAIChat:
             raise Transient("unreachable", f"{self.endpoint} cannot be reached: {why}") from None
         except (openai.OpenAIError, AttributeError, TypeError, ValueError) as error:
             why = self._quoted(first_line(error))
-            raise Declined(f"{self.endpoint} has no list of models: {why}") from None
-        return [self._redacted(name) for name in names if isinstance(name, str)]
+            raise Declined(f"{self.endpoint} has no {what}: {why}") from None
+
+    def body_of(self, prompt: Prompt) -> dict[str, Any]:
+        """What it sends to ask a prompt, without what the server is known not to take."""
+        return self._request(prompt, self._without)
+
+    def reply_of(self, prompt: Prompt, status: int, body: Any) -> Reply:
+        """What a response of this status to a prompt says, its body as JSON has it. Raises
+        Transient, Declined, NoRoom or Refused."""
+        try:
+            if status != 200:
+                raise self._meaning(status, message_of(body) or "it does not say why")
+            return self._reply(prompt, json.dumps(body).encode())
+        except _Rejected as rejection:
+            raise rejection.meaning from None
+        except _UnknownParameter as error:
+            raise Declined(error.reason) from None
 
     def ask(self, prompt: Prompt) -> Reply:
         """One reply; what the server does not take is given up for good.
@@ -254,8 +282,9 @@ class OpenAIChat:
         try:
             reply = self._reply_without(prompt, self._without)
         except _Rejected as rejection:
-            return self._plainer(prompt, rejection)
+            reply = self._plainer(prompt, rejection)
         self._taken |= _shape(prompt) - self._without
+        self.is_known = True
         return reply
 
     def _plainer(self, prompt: Prompt, rejection: _Rejected) -> Reply:

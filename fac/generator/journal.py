@@ -51,9 +51,9 @@ class ReplyJournal:
         self._lines, self._bytes = 0, 0
         """How far the file was read: a run with many calls reads each line once."""
 
-    def append(self, answer: RecordedReply) -> None:
+    def append(self, *answers: RecordedReply) -> None:
         """Raises InputError when the disk is full; the journal then is as it was before."""
-        line = json.dumps(answer._asdict()).encode() + b"\n"
+        line = b"".join(json.dumps(answer._asdict()).encode() + b"\n" for answer in answers)
         with self._lock, disk_room("the journal of replies"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not self._repaired:
@@ -91,7 +91,8 @@ class ReplyJournal:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Adds a line in one piece; it is on disk then. After an OSError the file is as before."""
+    """Adds a line, or several, in one piece; it is on disk then. After an OSError the file is as
+    before."""
     with path.open("ab", buffering=0) as file:
         before = file.seek(0, os.SEEK_END)
         try:

@@ -192,6 +192,7 @@ def asking(
         "endpoint": "",
         "attempt": 0,
         "room": 0,
+        "in_batch": False,
         "budget_tokens": None,
         "budget_usd": None,
     }
@@ -310,7 +311,9 @@ def in_words(spec: ExplainSpec | JudgeSpec, amount: Asking) -> str:
         f"{counted(amount.features, 'feature')}, {counted(amount.questions, 'question')}: about "
         f"{amount.prompt_tokens:,} tokens of prompts and up to {amount.most_tokens:,} of replies."
     )
-    if amount.seconds is not None:
+    if spec.in_batch:
+        words += " Within a day, in a batch."
+    elif amount.seconds is not None:
         words += f" {pace_words(amount.seconds, amount.limit)}"
     words += f" {cost_words(amount.cost)}"
     tokens = amount.prompt_tokens + amount.most_tokens

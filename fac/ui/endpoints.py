@@ -113,6 +113,12 @@ def server_fields(task: str) -> Row:
     with st.container(horizontal=True):
         values["budget_usd"] = dollar_field(values, task)
         values["room"] = room_field(values, task)
+    if endpoints().of(endpoint, model).batch:
+        help = (
+            "The provider answers within a day, mostly for less than its listed prices. The worker "
+            "waits for it: `fac worker` starts another for what else is to be done."
+        )
+        values["in_batch"] = st.toggle("Ask in a batch", help=help, key=f"{task} batch")
     return values
 
 
