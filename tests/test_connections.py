@@ -307,6 +307,24 @@ def test_a_server_that_is_not_there_is_a_sentence_on_the_page(toy, lab):
     assert f"It does not answer. The first question was not answered. {url} cannot" in words(at)
 
 
+@pytest.mark.model
+def test_a_person_tests_a_real_server(toy, real_server):
+    """`transformers serve` with the demo model: it takes one question after the other and passes
+    over a schema without a word."""
+    url, name = real_server
+    toy.endpoints.write_text(f'[here]\nurl = "{url}"\nmodels = ["{name}"]\n')
+    at = ran(button(opened("connections"), "Test").click().run(timeout=600))
+    assert [each.value for each in at.success] == [
+        "It works: it answers, and its answers can be read."
+    ]
+    last = read_connections(toy.root / "connections.json")[url, name]
+    assert last.works and last.counted and last.answered == AT_ONCE and last.refusals == ()
+    assert last.answered_as.startswith(name) and 400 < last.prompt_tokens < 600
+    assert metrics(at)["Tokens"] == f"{last.completion_tokens:,}"
+    # without a cache of models it answers 500 where it should list none
+    assert re.search(r"It lists (no models: .* answered 500|[^n])", words(at))
+
+
 # --- what forms make of it ----------------------------------------------------------------------
 
 

@@ -167,7 +167,8 @@ def test_progress_says_how_far_the_batch_is(server, journal):
     notes = []
     server.looks = 3
     ask(server, journal, progress=lambda *report: notes.append(report))
-    assert notes[0][2].startswith("first one by one")
+    first = [done for done, _, note in notes if note.startswith("first one by one")]
+    assert first == sorted(first) and first[-1] == TRIAL
     waits = [each for each in notes if each[2].startswith("batch")]
     assert waits[0] == (TRIAL, N, "batch batch_0: in progress, 0 of 6 answered")
     assert len(waits) >= 2, "one every few seconds"
@@ -304,13 +305,17 @@ def test_explaining_in_batches_gives_what_asking_gives_in_two_rounds(runs):
         "scores": ("detection", "fuzzing"),
     }
     alone = explained(runs, ScriptedChat(honest, "other"), **settings)
+    shares = []
     with BatchServer(reader, looks=1).running() as server:
         spec = ExplainSpec(
             measure=anchor_of(runs), endpoint=server.endpoint, in_batch=True, **settings
         )
         lab = Endpoint(name="lab", url=server.endpoint, batch=True)
         chat = chat_of(spec, Endpoints((lab,), unlisted=False))
-        run = interpret.explain(spec, runs=runs, ask=lambda: chat, progress=silent)
+        run = interpret.explain(
+            spec, runs=runs, ask=lambda: chat, progress=lambda done, *_: shares.append(done)
+        )
+    assert shares == sorted(shares) and shares[-1] == 3 and 1 in shares
     assert len(server.batches) == 1, "the three explanations are the trial, then all tests at once"
     for table, columns in TABLES.items():
         rows_of = [

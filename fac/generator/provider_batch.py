@@ -204,7 +204,7 @@ class _Run:
             self.chat,
             self.journal,
             limits=self.limits,
-            progress=lambda done, _, note="": self._report(done, f"first one by one, {note}"),
+            progress=lambda done, total, note="": self._report(0, f"first one by one, {note}"),
             attempt=self.attempt,
             sleep=self.sleep,
         )

@@ -177,18 +177,19 @@ class StepRun(Generic[SpecT]):
     def _ask_in_batches(self, blocks: Callable[[Any], Blocks]) -> None:
         """Has all questions answered by the provider's batches, in rounds: what tests an
         explanation is known once that is."""
-        chat, first = self._chat, True
+        chat, n_rounds, past = self._chat, 2 if getattr(self.spec, "scores", ()) else 1, 0
         assert isinstance(chat, OpenAIChat), "batches need a server"
 
         def report(done: int, total: int, note: str = "") -> None:
-            self._progress(done * len(self.features) // max(total, 1), len(self.features), note)
+            share = (min(past, n_rounds - 1) + done / max(total, 1)) / n_rounds
+            self._progress(int(share * len(self.features)), len(self.features), note)
 
         while self.stopped is None:
             gathering = Gathering(self)
             for _ in blocks(gathering):
                 pass
-            if first:
-                self._counts["reused"], first = gathering.n_known, False
+            if not past:
+                self._counts["reused"] = gathering.n_known
             if not gathering.questions:
                 return
             try:
@@ -207,6 +208,7 @@ class StepRun(Generic[SpecT]):
             self._limits = self._limits._replace(room=batch.room)
             self._notes |= dict.fromkeys(batch.notes)
             self._given_up |= {r.key: r for r in batch.replies.values() if not r.ok}
+            past += 1
 
     def ask_each(
         self,
