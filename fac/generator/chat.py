@@ -247,14 +247,14 @@ class OpenAIChat:
         except openai.APIStatusError as error:
             failure = self._failure(error)
             if isinstance(failure, _Rejected | _UnknownParameter):
-                words = self._quoted(message_of(error.body) or error.message)
+                words = self.quoted(message_of(error.body) or error.message)
                 failure = Declined(f"{self.endpoint} answered {error.status_code}: {words}")
             raise failure from None  # the request in its traceback holds the key
         except openai.APIConnectionError as error:
-            why = self._quoted(str(error.__cause__ or error))
+            why = self.quoted(str(error.__cause__ or error))
             raise Transient("unreachable", f"{self.endpoint} cannot be reached: {why}") from None
         except (openai.OpenAIError, AttributeError, TypeError, ValueError) as error:
-            why = self._quoted(first_line(error))
+            why = self.quoted(first_line(error))
             raise Declined(f"{self.endpoint} has no {what}: {why}") from None
 
     def body_of(self, prompt: Prompt) -> dict[str, Any]:
@@ -384,10 +384,10 @@ class OpenAIChat:
         except openai.APIStatusError as error:
             raise self._failure(error) from None  # the request in its traceback holds the key
         except openai.APIConnectionError as error:
-            why = self._quoted(str(error.__cause__ or error))
+            why = self.quoted(str(error.__cause__ or error))
             raise Transient("unreachable", f"{self.endpoint} cannot be reached: {why}") from None
         except httpx2.HTTPError as error:
-            why = self._quoted(str(error))
+            why = self.quoted(str(error))
             raise Transient("broken", f"The connection broke: {why}", paid=True) from None
         return bytes(body)
 
@@ -398,7 +398,7 @@ class OpenAIChat:
     def _failure(self, error: Any) -> Exception:
         """What a status of 300 and above means for us."""
         if 300 <= error.status_code < 400:
-            goal = self._quoted(error.response.headers.get("location", "an unknown address"))
+            goal = self.quoted(error.response.headers.get("location", "an unknown address"))
             return Refused(
                 f"{self.endpoint} answered {error.status_code}, which no question follows: name "
                 f"the address that it sends on to, {goal}"
@@ -411,7 +411,7 @@ class OpenAIChat:
     def _meaning(
         self, status: int, words: str, param: str = "", code: str = "", wait: float | None = None
     ) -> Exception:
-        words = self._quoted(words)
+        words = self.quoted(words)
         sentence = f"{self.endpoint} answered {status}: {words}"
         if status == 429 and code == "insufficient_quota":
             return Refused(f"{sentence} Add credit, then start it again.")
@@ -455,7 +455,7 @@ class OpenAIChat:
         except NoCompletion as error:
             if error.status is not None:
                 raise self._meaning(error.status, str(error)) from None
-            raise Transient("broken", self._quoted(str(error)), paid=True) from None
+            raise Transient("broken", self.quoted(str(error)), paid=True) from None
         text = self._redacted(completion.text)
         try:
             usage = _Usage.model_validate(completion.usage)
@@ -473,7 +473,7 @@ class OpenAIChat:
         """Without the key, should a server repeat it."""
         return text.replace(self._key, "[key]") if self._key else text
 
-    def _quoted(self, text: str) -> str:
+    def quoted(self, text: str) -> str:
         """A server's words as part of a sentence: one line, short, without any key."""
         text = KEY_LIKE.sub("[key]", self._redacted(" ".join(text.split())))
         text = text[:200] + "…" * (len(text) > 200)

@@ -168,8 +168,8 @@ class _Test:
     def _ask(self, questions: Sequence[Question], note: str) -> BatchReplies:
         """What came of some questions, with the room that those before them needed."""
 
-        def report(done: int, total: int, _: str = "") -> None:
-            self._progress(self._done + done, 3 + AT_ONCE, note)
+        def report(done: int, total: int, detail: str = "") -> None:
+            self._progress(self._done + done, 3 + AT_ONCE, f"{note}, {detail}")
 
         batch = ask_batch(
             questions,

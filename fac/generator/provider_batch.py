@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
@@ -94,15 +95,22 @@ class Ledger:
             append_line(self._path, json.dumps({"mark": mark, **facts}).encode() + b"\n")
 
     def open(self) -> list[Sent]:
-        """The batches whose replies are not in the journal yet, in order."""
+        """The batches whose replies are not in the journal yet, in order. Raises InputError where
+        the file is damaged."""
         if not self._path.exists():
             return []
         batches: dict[str, dict[str, Any]] = {}
-        for line in self._path.read_bytes().splitlines(keepends=True):
-            if line.endswith(b"\n"):  # else a killed process wrote it
-                facts = json.loads(line)
-                batches.setdefault(facts["mark"], {}).update(facts)
-        sent = [Sent(**{**facts, "keys": tuple(facts["keys"])}) for facts in batches.values()]
+        try:
+            for line in self._path.read_bytes().splitlines(keepends=True):
+                if line.endswith(b"\n"):  # else a killed process wrote it
+                    facts = json.loads(line)
+                    batches.setdefault(facts["mark"], {}).update(facts)
+            sent = [Sent(**{**facts, "keys": tuple(facts["keys"])}) for facts in batches.values()]
+        except (ValueError, TypeError, KeyError):
+            raise InputError(
+                f"{self._path}, which says what was sent in batches, is damaged: look at the "
+                f"provider which are open, mend or delete it, and start again."
+            ) from None
         return [each for each in sent if not each.end]
 
 
@@ -315,6 +323,7 @@ class _Run:
             why = (
                 "; ".join(each.message for each in errors if each.message) or "it does not say why"
             )
+            why = self.chat.quoted(why)
             raise ServiceError(f"{self.chat.endpoint} refuses the batch {sent.batch}: {why}")
         if n_left and not sent.is_cancelled:
             raise ServiceError(
@@ -432,7 +441,7 @@ class _Run:
     def _rows(self, batch: Any) -> Iterator[dict[str, Any]]:
         """The rows of a batch's two files."""
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
-            data = self._patiently(lambda client, f=file: client.files.content(f).read(), "file")
+            data = self._patiently(partial(_content, file), "file")
             for number, line in enumerate(data.splitlines(), start=1):
                 try:
                     row = json.loads(line) if line.strip() else {}
@@ -450,7 +459,8 @@ class _Run:
             raise Transient("broken", "The batch says nothing of this question.")
         response = row.get("response") or {}
         if not response and error:
-            raise Declined(f"{self.chat.endpoint} answered in a batch: {message_of(error)}")
+            why = self.chat.quoted(message_of(error) or "it does not say why")
+            raise Declined(f"{self.chat.endpoint} answered in a batch: {why}")
         status = response.get("status_code")
         return self.chat.reply_of(
             self.questions[key].prompt,
@@ -483,6 +493,10 @@ class _Run:
         times, least = MORE_ROOM
         prompt = question.prompt._replace(max_tokens=max(times * room, least))
         self.questions[key] = question._replace(prompt=prompt)
+
+
+def _content(file: str, client: Any) -> bytes:
+    return client.files.content(file).read()
 
 
 def check_closed(journal: ReplyJournal) -> None:
