@@ -225,7 +225,7 @@ class AskSpec(Spec):
     """What every step that asks a language model has in common."""
 
     operational: ClassVar[tuple[str, ...]] = (
-        *("budget_tokens", "budget_usd", "price_in", "price_out", "concurrency"),
+        *("budget_tokens", "budget_usd", "price_in", "price_out", "concurrency", "in_batch"),
     )
     model: str = ""  # the name the server knows the model by; "" where no language model is asked
     endpoint: str = ""  # URL of an OpenAI-compatible server; "" is OPENAI_BASE_URL, else OpenAI's
@@ -236,9 +236,10 @@ class AskSpec(Spec):
     price_out: float | None = None  # US dollars per million completion tokens
     concurrency: int = 8  # questions on their way at once
     room: int = 0  # tokens that a server's reply may have at least, thoughts included
+    in_batch: bool = False  # by the provider's batch interface, which explain and judge can use
 
     later: ClassVar[tuple[str, ...]] = ("room",)
-    omitted: ClassVar[tuple[str, ...]] = ("room",)
+    omitted: ClassVar[tuple[str, ...]] = ("room", "in_batch")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -279,7 +280,7 @@ class ExplainSpec(AskSpec):
     scores: tuple[str, ...] = ()  # some of `model_scores()`
     explanations: str = ""  # run of explanations to score with `model`; "" scores those made here
 
-    later = omitted = (*AskSpec.later, "author")
+    later, omitted = (*AskSpec.later, "author"), (*AskSpec.omitted, "author")
 
     def __post_init__(self) -> None:
         super().__post_init__()

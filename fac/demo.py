@@ -18,7 +18,7 @@ from typing import Any
 from fac.config import DEMO_INPUTS, Workspace, digest
 from fac.errors import GateFailed, InputError, Progress, disk_room
 from fac.generator import LocalGenerator
-from fac.generator.batch_chat import drop_torn_line
+from fac.generator.journal import drop_torn_line
 from fac.store import cache
 from fac.store.runs import MANIFEST, Runs
 

@@ -51,6 +51,9 @@ FIELDS = {
     "price_in": (int, float),
     "price_out": (int, float),
     "price_date": date,
+    "requests_per_minute": int,
+    "tokens_per_minute": int,
+    "batch": bool,
     "tasks": list,
 }
 
@@ -145,6 +148,9 @@ class Endpoint:
     price_in: float | None = None  # US dollars per million prompt tokens
     price_out: float | None = None  # US dollars per million completion tokens
     price_date: date | None = None  # when the operator looked them up
+    requests_per_minute: int | None = None  # at most, by all jobs of a process; None: no limit
+    tokens_per_minute: int | None = None  # of prompts and replies together
+    batch: bool = False  # whether it has OpenAI's batch interface
     tasks: tuple[str, ...] = ()  # those of TASKS that its first model is the default of
 
     @property
@@ -251,7 +257,8 @@ def default_endpoint() -> Endpoint:
     url = (os.environ.get(BASE_URL, "").strip() or OPENAI).rstrip("/")
     of_openai = read_address(url) == read_address(OPENAI)
     name = "OpenAI" if of_openai else BASE_URL
-    return Endpoint(name=name, url=url, key=DEFAULT_VARIABLE, needs_key=of_openai)
+    needs_key = batch = of_openai
+    return Endpoint(name=name, url=url, key=DEFAULT_VARIABLE, needs_key=needs_key, batch=batch)
 
 
 def read_endpoints(file: Path, *, unlisted: bool | None = None) -> Endpoints:
@@ -306,7 +313,8 @@ def _read_entry(where: str, name: str, table: Any) -> Endpoint:
     for each, value in table.items():
         if each not in FIELDS:
             raise InputError(f"{where}: there is no {each!r:.40}; known are {', '.join(FIELDS)}.")
-        wrong = isinstance(value, bool | datetime)  # an int and a date to Python
+        # A bool and a datetime are an int and a date to Python.
+        wrong = isinstance(value, bool) != (FIELDS[each] is bool) or isinstance(value, datetime)
         if wrong or not isinstance(value, FIELDS[each]):  # type: ignore[arg-type]
             raise InputError(f"{where}: {each} has the wrong form.")
     models = table.get("models", [])
@@ -320,6 +328,9 @@ def _read_entry(where: str, name: str, table: Any) -> Endpoint:
     prices = [table.get(each) for each in ("price_in", "price_out")]
     if any(price is not None and not 0 <= price < float("inf") for price in prices):
         raise InputError(f"{where}: a price is a number of dollars per million tokens, from 0 on.")
+    for each in ("requests_per_minute", "tokens_per_minute"):
+        if table.get(each, 1) < 1:
+            raise InputError(f"{where}: {each} is a whole number from 1 on, got {table[each]}.")
     variable = table.get("key", "")
     if variable:
         _check_variable(variable, f"{where}: key")
@@ -336,6 +347,9 @@ def _read_entry(where: str, name: str, table: Any) -> Endpoint:
         price_in=None if prices[0] is None else float(prices[0]),
         price_out=None if prices[1] is None else float(prices[1]),
         price_date=table.get("price_date"),
+        requests_per_minute=table.get("requests_per_minute"),
+        tokens_per_minute=table.get("tokens_per_minute"),
+        batch=table.get("batch", False),
         tasks=tuple(tasks),
     )
 

@@ -11,6 +11,7 @@ FacError
 ├── GateFailed         a check ran and the answer is no                           (exit 1)
 │   └── BudgetReached  a spend cap stopped the run; what was paid for is kept
 └── Cancelled          a person asked to stop; what is finished is kept           (exit 130)
+    └── Interrupted    this process has to end; another one goes on
 
 Each message says what, which value, and what to do next. What a disk refuses may meet whatever
 reads or writes: `disk_room` has the sentences for it, `plainly` stands around a command or a page
@@ -90,6 +91,10 @@ class Cancelled(FacError):
     """Work stopped on request between two units; finished units are kept."""
 
     exit_code = 130
+
+
+class Interrupted(Cancelled):
+    """This process has to end while nobody wants the work to; another one goes on with it."""
 
 
 def first_line(error: object) -> str:

@@ -1,4 +1,5 @@
-"""Foreign text on its way to people: what terminals, names, HTML and Markdown can show.
+"""Text on its way to people: what terminals, names, HTML and Markdown can show of foreign text, and
+how amounts are said.
 
 The one place that says what cannot be seen: controls, among them those with which a terminal is
 told to move or to paint, line ends of any kind, and marks that turn the direction of what follows.
@@ -64,3 +65,15 @@ def code_span(text: str) -> str:
 def table_cell(text: str) -> str:
     """The same in a table, where a vertical line ends a cell even in a code span."""
     return code_span(text).replace("|", r"\|")
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that people would say."""
+    if seconds < 90:
+        return f"{max(seconds, 0):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

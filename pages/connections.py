@@ -7,7 +7,7 @@ import streamlit as st
 
 from fac.endpoints import TASKS, Endpoint, Endpoints
 from fac.generator.connection import AT_ONCE, MOST_TOKENS, Connection, try_connection
-from fac.ui.endpoints import connections, endpoints, keep, key_words, price_words
+from fac.ui.endpoints import connections, endpoints, keep, key_words, price_words, rate_words
 from fac.ui.shell import title
 from fac.ui.text import Row, plain
 from fac.ui.views import cards, guard
@@ -32,6 +32,9 @@ models = ["small-model"]  # the first is the default
 price_in = 0.15  # dollars per million tokens
 price_out = 0.60
 price_date = 2026-11-30  # when you looked them up
+requests_per_minute = 60  # jobs wait rather than ask faster
+tokens_per_minute = 40000  # of prompts and replies together
+batch = true  # it has OpenAI's batch interface
 tasks = ["explain", "judge"]  # of explain, judge, pairs, synthesis: asked here by default
 """
 
@@ -57,7 +60,10 @@ def show_endpoint(number: int, endpoint: Endpoint) -> None:
     """One endpoint, and what its last test showed."""
     with st.container(border=True, gap="small"):
         st.markdown(f"**{plain(endpoint.name)}** · `{endpoint.url}`")
-        st.caption(f"{key_words(endpoint)} {price_words(endpoint)}")
+        batch = "Explain and Judge can ask it in batches." if endpoint.batch else ""
+        st.caption(
+            f"{key_words(endpoint)} {price_words(endpoint)} {rate_words(endpoint)} {batch}".strip()
+        )
         with st.container(horizontal=True, vertical_alignment="bottom"):
             tie: Row = {"key": f"model {number} {endpoint.url}", "width": 360}
             if endpoint.models:

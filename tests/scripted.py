@@ -18,7 +18,7 @@ class ScriptedChat:
     Deterministic where its function is; safe to ask from many threads.
     """
 
-    notes = ()
+    notes, rate = (), None
 
     def __init__(
         self, script: Callable[[Prompt], Scripted] | Sequence[Scripted], identity: str = "scripted"

@@ -96,6 +96,10 @@ class ScriptedServer:
             self.met[met] += 1
             return met
 
+    def elsewhere(self, path: str, data: bytes | None) -> Status:
+        """What it answers at another path; `data` is what was posted, None where nothing was."""
+        return Status(404, {"error": {"message": f"no such path {path}"}})
+
     @contextmanager
     def running(self) -> Iterator["ScriptedServer"]:
         server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -166,21 +170,23 @@ def _handler(script: ScriptedServer) -> type[BaseHTTPRequestHandler]:
             with script.lock:
                 script.headers.append({k.lower(): v for k, v in self.headers.items()})
             if self.path.partition("?")[0] != "/v1/models" or script.models is None:
-                self.send(404, {"error": {"message": f"no such path {self.path}"}})
+                self.send(*script.elsewhere(self.path, None))
             else:
                 self.send(200, script.models)
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             with script.lock:
-                script.bodies.append(body)
                 script.headers.append({k.lower(): v for k, v in self.headers.items()})
             path, _, query = self.path.partition("?")
             if query:
                 script.queries.append(query)
             if path != "/v1/chat/completions":
-                self.send(404, {"error": {"message": f"no such path {self.path}"}})
+                self.send(*script.elsewhere(path, data))
                 return
+            body = json.loads(data)
+            with script.lock:
+                script.bodies.append(body)
             question = question_of(body)
             kind = script.kind(question)
             if kind == "429":

@@ -21,18 +21,10 @@ from fac import schema
 from fac.config import REPOSITORY, ExplainSpec
 from fac.endpoints import Endpoint, Endpoints
 from fac.errors import BadReply, BudgetReached, Cancelled, InputError, ServiceError
-from fac.generator.batch_chat import (
-    COUNTS,
-    Limits,
-    Question,
-    RecordedReply,
-    ReplyJournal,
-    ask_batch,
-    chat_of,
-    limits_of,
-    reply_key,
-)
+from fac.generator.allowance import Limits, limits_of
+from fac.generator.batch_chat import COUNTS, Question, ask_batch, chat_of, reply_key
 from fac.generator.chat import Declined, NoRoom, OpenAIChat, Refused, Reply, Transient, most_tokens
+from fac.generator.journal import RecordedReply, ReplyJournal
 from fac.prompts import Excerpt, Prompt, relevance
 from fac.prompts.relevance import TaskProfile
 from tests.scripted import ScriptedChat
@@ -75,7 +67,7 @@ def journal(tmp_path):
 class Flaky:
     """Fails each question as often as it is told to, then answers."""
 
-    identity, notes = "flaky", ()
+    identity, notes, rate = "flaky", (), None
 
     def __init__(self, *failures, answer=echo):
         self.failures, self.answer = failures, answer
@@ -94,7 +86,7 @@ class Flaky:
 class Thinker:
     """Thinks `thoughts` tokens before it answers in two more."""
 
-    identity, notes = "thinker", ()
+    identity, notes, rate = "thinker", (), None
 
     def __init__(self, thoughts):
         self.thoughts, self.rooms = thoughts, []
@@ -663,12 +655,14 @@ def test_a_world_that_misbehaves_in_thirty_percent_is_survived(journal):
 CHILD = """
 import json, sys, urllib.request
 from pathlib import Path
-from fac.generator.batch_chat import Limits, ReplyJournal, ask_batch
+from fac.generator.allowance import Limits
+from fac.generator.batch_chat import ask_batch
+from fac.generator.journal import ReplyJournal
 from fac.generator.chat import Reply
 from tests.test_batch_chat import questions
 
 class Plain:
-    identity, notes = "plain", ()
+    identity, notes, rate = "plain", (), None
 
     def ask(self, prompt):
         body = json.dumps({"model": "m", "messages": prompt.messages}).encode()

@@ -107,7 +107,8 @@ def everything(root: Path) -> dict[str, bytes | None]:
 def assert_one_sentence(answer: Answered, code: int = 2) -> None:
     assert answer.code == code, answer
     assert answer.out == ""
-    assert re.fullmatch(r"fac: [^\n]{10,}[.?]\n", answer.err), answer.err
+    told = r"(\S[^\n]* is asked about [^\n]+\n)?"  # what was said before a server was asked
+    assert re.fullmatch(rf"{told}fac: [^\n]{{10,}}[.?]\n", answer.err), answer.err
     assert "Traceback" not in answer.err
 
 

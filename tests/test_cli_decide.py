@@ -192,7 +192,7 @@ def test_labels_of_another_dataset_say_which_features_of_an_anchor_are_relevant(
         (("explain", "toy-anchor", "--features", "x"), "numbers such as"),
         (("explain", "toy-anchor", "--features", "99"), "no feature 99"),
         (("explain", "nothing"), "toy-anchor"),
-        (("explain", "toy-anchor", "--features", "1", "--missing-from", "toy-seed"), "not both"),
+        (("explain", "toy-anchor", "--features", "1", "--missing-from", "toy-seed"), "one of them"),
         (("explain", "toy-anchor", "--explainer", "external"), "--file"),
         (("judge", "toy-anchor", "--task", "nonsense"), "toxicity"),
         (("judge", "toy-anchor", "--task", "reward"), "--model"),

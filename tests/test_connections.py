@@ -214,6 +214,9 @@ def test_a_task_has_the_first_model_of_the_endpoint_that_names_it(tmp_path, monk
         ('models = ["m"]\ntasks = ["sing"]', "tasks are some of explain, judge"),
         ("price_date = 2026-11-30T12:00:00", "price_date has the wrong form"),
         ('price_date = "30.11.2026"', "price_date has the wrong form"),
+        ("requests_per_minute = 0", "requests_per_minute is a whole number from 1 on, got 0"),
+        ("tokens_per_minute = 1.5", "tokens_per_minute has the wrong form"),
+        ("tokens_per_minute = true", "tokens_per_minute has the wrong form"),
         (
             'models = ["m"]\ntasks = ["pairs"]\n[b]\nurl = "http://b/v1"\nmodels = ["m"]\n'
             'tasks = ["pairs"]',
@@ -304,6 +307,24 @@ def test_a_server_that_is_not_there_is_a_sentence_on_the_page(toy, lab):
     assert f"It does not answer. The first question was not answered. {url} cannot" in words(at)
 
 
+@pytest.mark.model
+def test_a_person_tests_a_real_server(toy, real_server):
+    """`transformers serve` with the demo model: it takes one question after the other and passes
+    over a schema without a word."""
+    url, name = real_server
+    toy.endpoints.write_text(f'[here]\nurl = "{url}"\nmodels = ["{name}"]\n')
+    at = ran(button(opened("connections"), "Test").click().run(timeout=600))
+    assert [each.value for each in at.success] == [
+        "It works: it answers, and its answers can be read."
+    ]
+    last = read_connections(toy.root / "connections.json")[url, name]
+    assert last.works and last.counted and last.answered == AT_ONCE and last.refusals == ()
+    assert last.answered_as.startswith(name) and 400 < last.prompt_tokens < 600
+    assert metrics(at)["Tokens"] == f"{last.completion_tokens:,}"
+    # without a cache of models it answers 500 where it should list none
+    assert re.search(r"It lists (no models: .* answered 500|[^n])", words(at))
+
+
 # --- what forms make of it ----------------------------------------------------------------------
 
 
@@ -356,6 +377,16 @@ def test_explaining_gaps_is_estimated_stopped_by_its_budget_raised_and_finished(
     assert len(lab.bodies) == 6 and {*lab.asked.values()} == {1}, "nothing was asked twice"
 
 
+def test_a_limit_per_minute_is_shown_and_says_how_long_a_job_takes(toy, lab):
+    limit = "requests_per_minute = 2\ntokens_per_minute = 90000\n"
+    toy.endpoints.write_text(toy.endpoints.read_text().replace('["judge"]', '["explain"]') + limit)
+    limit = "2 requests and 90,000 tokens a minute"
+    assert f"At most {limit}: jobs wait for it." in words(opened("connections"))
+    at = opened("review", threshold="0", reviewer="ana")
+    ran(fields(at)["Score them on held-out texts"].set_value(False).run())
+    assert f"Up to 2 min, as its endpoint takes {limit}." in words(at), "six, two a minute"
+
+
 def test_a_judge_is_asked_about_the_gaps_unless_one_wants_all(toy, lab):
     at = opened("coverage", threshold="0")
     assert "6 features, 6 questions" in words(at), "the default of judge is listed"
@@ -399,6 +430,32 @@ def test_a_list_that_cannot_be_read_leaves_the_example(toy):
     at = opened("connections")
     assert "tasks need models, of which the first is asked" in at.error[0].value
     assert 'tasks = ["explain", "judge"]' in at.code[0].value
+
+
+def test_a_command_says_beforehand_what_the_form_says(toy, lab):
+    toy.endpoints.write_text(toy.endpoints.read_text().replace('["judge"]', '["explain"]'))
+    at = opened("review", threshold="0", reviewer="ana")
+    ran(fields(at)["Score them on held-out texts"].set_value(False).run())
+    (of_gaps,) = re.findall(r"6 features, 6 questions: about .*At most \$[\d.]+\d\.", words(at))
+    ran(fields(at)["Which features"].set_value("every").run())
+    (of_all,) = re.findall(r"11 features, 11 questions: about .*At most \$[\d.]+\d\.", words(at))
+    explain = ("explain", "toy-anchor", "--explainer", "llm", "--threshold", 0)
+    gaps = fac(*explain, "--missing-from", "toy-seed", workspace=toy)
+    assert f"small is asked about the gaps of toy-seed. {of_gaps}\n" in gaps.err
+    assert gaps.code == 0 and len(lab.bodies) == 6
+    every = fac(*explain, workspace=toy)
+    says = "small is asked about every feature that fires in toy-anchor"
+    # by now one knows how long a question takes
+    assert every.err.startswith(f"{says} (--missing-from DATASET: about its gaps alone). 11 featu")
+    pace = "About 1 s at the pace of the last run or test."
+    explicit = fac(*explain, "--all", "--attempt", 1, workspace=toy).err
+    assert explicit.replace(f" {pace}", "").startswith(f"{says}. {of_all}\n") and pace in explicit
+    asked = len(lab.bodies)
+    both = fac(*explain, "--all", "--missing-from", "toy-seed", workspace=toy)
+    assert both.code == 2 and "--missing-from or --all, one of them" in both.err
+    assert len(lab.bodies) == asked
+    silent = fac("explain", "toy-anchor", workspace=toy)
+    assert silent.code == 0 and "is asked about" not in silent.err, "token statistics ask nobody"
 
 
 def test_a_command_asks_the_default_of_its_task(toy, lab):

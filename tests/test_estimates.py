@@ -1,10 +1,13 @@
 """fac.questions.estimates: what writing may take, the same for pairs and for samples from them."""
 
+import math
+
 import pytest
 
 from fac import interpret
 from fac.config import ExplainSpec, JudgeSpec, PairsSpec, SynthesizeSpec
 from fac.generator.chat import estimated_tokens
+from fac.generator.rate import RateLimit
 from fac.prompts.relevance import TASKS
 from fac.questions.estimates import asking, estimate
 from fac.questions.pairs import StyleRequest
@@ -103,6 +106,12 @@ def test_some_features_stand_for_all_and_room_is_counted(making):
     amount = asking(stores, spec)
     assert (amount.features, amount.questions, amount.most_tokens) == (11, 11, 11 * 1000)
     assert amount.seconds is None and amount.cost is None
+    limited = asking(stores, spec, seconds_each=1.0, rate=RateLimit(4, None))
+    assert (limited.seconds, limited.limit) == (120.0, "4 requests a minute"), "4, 4 and 3"
+    by_tokens = asking(stores, spec, seconds_each=1.0, rate=RateLimit(None, 10_000)).seconds
+    assert by_tokens == 60 * (math.ceil((amount.prompt_tokens + amount.most_tokens) / 10_000) - 1)
+    loose = asking(stores, spec, seconds_each=1.0, rate=RateLimit(100, None))
+    assert (loose.seconds, loose.limit) == (11.0, "")
     chat = ScriptedChat(honest, spec.model)
     interpret.judge(spec, runs=stores.runs, ask=lambda: chat, progress=lambda *_: None)
     assert len(chat.prompts) == 11

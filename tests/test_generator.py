@@ -14,10 +14,12 @@ import pytest
 from fac.endpoints import Endpoint, default_endpoint
 from fac.errors import BadReply, Cancelled, InputError, ServiceError
 from fac.generator import LocalGenerator, local
-from fac.generator.batch_chat import Limits, Question, ReplyJournal, ask_batch
+from fac.generator.allowance import Limits
+from fac.generator.batch_chat import Question, ask_batch
 from fac.generator.chat import Declined, NoRoom, OpenAIChat, Refused, Transient, estimated_tokens
 from fac.generator.completions import NoCompletion, read_completion
 from fac.generator.edges import END_MARK, Edges
+from fac.generator.journal import ReplyJournal
 from fac.generator.local import AFRESH, Bias, PromptRow, Steer, _Pull, _Spelling, uniforms
 from fac.prompts import Excerpt, Prompt, explaining
 from tests.server import ScriptedServer, Status, Trickle, completion

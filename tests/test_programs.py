@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,22 +25,27 @@ from tests.toy import TWICE, WORDS, toy_workspace
 SHIPPED = ("fac", "pages", "data/demo", "docs/img", ".streamlit")
 FILES = ("app.py", "pyproject.toml", "README.md", "LICENSE", "requirements.txt")
 
+DEMO = Path("fac", "home", "data", "demo")
+
 LARGE = 1_000_000
 """Bytes beyond which a file of the demo is packed empty here, since packing it takes seconds."""
 
 
 class Installed(NamedTuple):
-    """The package in a folder of its own, and another folder to run it from."""
+    """A fresh environment with the package in it, and a folder outside the clone."""
 
-    home: Path
+    programs: Path  # where its `python` and `fac` are
+    home: Path  # where its packages are
     outside: Path
 
-    def run(self, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        """The command `fac` as a shell finds it."""
-        variables = {k: v for k, v in os.environ.items() if k != "FAC_WORKSPACE"}
-        variables |= {"PYTHONPATH": os.pathsep.join([str(self.home), *sys.path[1:]])}
+    def run(
+        self, program: str, *arguments: object, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """A program of the environment, as a shell in the folder outside finds it."""
+        foreign = ("FAC_WORKSPACE", "PYTHONPATH")
+        variables = {k: v for k, v in os.environ.items() if k not in foreign}
         return subprocess.run(
-            [self.home / "bin" / "fac", *map(str, arguments)],
+            [self.programs / program, *map(str, arguments)],
             cwd=self.outside,
             env={**variables, **environment},
             capture_output=True,
@@ -48,9 +55,14 @@ class Installed(NamedTuple):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Installed:
-    """What `pip install` makes of the clone, without its dependencies."""
+    """What `pip install` makes of the clone in a fresh environment. What it needs is not fetched
+    once more: the environment reads the packages of the one that runs the tests."""
     pytest.importorskip("hatchling", reason="building the package needs requirements-dev.txt")
-    clone, home = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("site")
+    clone, fresh = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("fresh")
+    venv.create(fresh, with_pip=False)
+    programs = fresh / ("Scripts" if os.name == "nt" else "bin")
+    home = Path(sysconfig.get_path("purelib", vars={"base": str(fresh)}))
+    (home / "those_of_the_tests.pth").write_text(sysconfig.get_path("purelib"), "utf-8")
 
     def copy(source: str, target: str) -> None:
         if Path(source).stat().st_size > LARGE:
@@ -63,10 +75,10 @@ def installed(tmp_path_factory) -> Installed:
         shutil.copytree(REPOSITORY / name, clone / name, copy_function=copy, ignore=aside)
     for name in (*FILES, "requirements-mcp.txt", "requirements-scale.txt"):
         shutil.copyfile(REPOSITORY / name, clone / name)
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
-    pip += ["--no-compile", "--disable-pip-version-check", "--target", str(home), str(clone)]
-    subprocess.run(pip, check=True, capture_output=True, text=True)
-    return Installed(home, tmp_path_factory.mktemp("outside"))
+    pip = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "install", "-q"]
+    pip += ["--no-deps", "--no-build-isolation", "--no-compile", "--disable-pip-version-check"]
+    subprocess.run([*pip, str(clone)], check=True, capture_output=True, text=True)
+    return Installed(programs, home, tmp_path_factory.mktemp("outside"))
 
 
 def test_every_file_of_the_package_is_in_the_wheel(installed):
@@ -100,11 +112,11 @@ def test_what_it_needs_is_what_the_requirements_pin(installed):
 
 def test_the_command_answers_outside_the_clone_and_keeps_its_runs_there(installed, kitchen):
     line = ("coverage", *PAIR, "--list", "--json")
-    answer = installed.run(*line, "--workspace", kitchen.root)
+    answer = installed.run("fac", *line, "--workspace", kitchen.root)
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout) == fac(*line, workspace=kitchen).json
     (installed.outside / "my.jsonl").write_text('{"text": "a loop"}', "utf-8")
-    answer = installed.run("ingest", "my.jsonl", "--name", "mine", "--json")
+    answer = installed.run("fac", "ingest", "my.jsonl", "--name", "mine", "--json")
     assert answer.returncode == 0, answer.stderr
     run = json.loads(answer.stdout)["run"]
     assert (installed.outside / "fac-data" / "runs" / "dataset" / run / "manifest.json").is_file()
@@ -121,15 +133,28 @@ def test_the_dashboard_is_started_from_the_package(installed, monkeypatch, tmp_p
     assert line[4:] == [str(REPOSITORY / "app.py"), "--server.port", "8600"]
     assert environment["FAC_WORKSPACE"] == str(tmp_path)
     code = "from fac.ui.shell import read_pages, MARK; print(len(read_pages()), MARK.is_file())"
-    answer = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(installed.home), *sys.path[1:]])},
-        cwd=installed.outside,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    answer = installed.run("python", "-c", code)
     assert answer.stdout.split() == [str(len([*(REPOSITORY / "pages").glob("*.py")])), "True"]
+
+
+@pytest.mark.model
+def test_in_a_fresh_environment_the_five_lines_of_the_readme_answer(installed, demo_model_home):
+    for small in (installed.home / DEMO).rglob("*"):
+        if small.is_file() and not small.stat().st_size:  # packed empty
+            whole = REPOSITORY / "data" / "demo" / small.relative_to(installed.home / DEMO)
+            shutil.copyfile(whole, small)
+    (installed.outside / "my.jsonl").write_text('{"text": "How do I bake bread?"}\n', "utf-8")
+    readme = (REPOSITORY / "README.md").read_text("utf-8")
+    (lines,) = re.findall(r"```python\n(import fac\n.+?)```", readme, re.DOTALL)
+    lines = lines.replace("import fac\n", 'import fac\nfac.Explorer("my-workspace").demo()\n')
+    lines += "print(fac.__file__, len(gaps), len(features), len(examples))"
+    answer = installed.run("python", "-c", lines, FAC_MODELS=str(demo_model_home))
+    assert answer.returncode == 0, answer.stderr
+    place, *numbers = answer.stdout.split()[-4:]
+    assert Path(place).is_relative_to(installed.home)
+    gaps, features, examples = map(int, numbers)
+    assert gaps > 1000, "one short text lacks most of what 2,000 samples show"
+    assert features > 10 and examples > 0
 
 
 # --- agents -------------------------------------------------------------------------------------
@@ -166,14 +191,14 @@ class Agent(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def agent(kitchen) -> Agent:
-    """One conversation over standard input and output."""
+def agent(kitchen, installed) -> Agent:
+    """One conversation over standard input and output with `fac mcp` of the fresh environment."""
     pytest.importorskip("mcp", reason="agents need requirements-mcp.txt")
     import anyio
     from mcp import Client, StdioServerParameters
 
-    line = ["-m", "fac", "mcp", "--workspace", str(kitchen.root)]
-    parameters = StdioServerParameters(command=sys.executable, args=line, cwd=REPOSITORY)
+    command, line = str(installed.programs / "fac"), ["mcp", "--workspace", str(kitchen.root)]
+    parameters = StdioServerParameters(command=command, args=line, cwd=installed.outside)
 
     async def talk() -> Agent:
         async with Client(parameters) as client:

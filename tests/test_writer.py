@@ -10,8 +10,9 @@ from fac.config import WRITERS, PairsSpec
 from fac.endpoints import Endpoints
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
 from fac.generator import LocalGenerator
-from fac.generator.batch_chat import Limits, ReplyJournal
+from fac.generator.allowance import Limits
 from fac.generator.chat import Declined, OpenAIChat, Reply
+from fac.generator.journal import ReplyJournal
 from fac.generator.local import PromptRow
 from fac.generator.writer import Means, Request, Steer, Writer, Written, stream
 from fac.generator.writers import local

@@ -20,9 +20,12 @@ from fac.config import EXPLAINERS, JUDGES, ExplainSpec, JudgeSpec, Workspace, mo
 from fac.datasets import json_line
 from fac.endpoints import Endpoints
 from fac.errors import InputError
+from fac.generator.connection import read_connections
+from fac.generator.rate import rate_of
 from fac.interpret.imported import in_counts
 from fac.questions.by_name import CLEAR, build_caches, read_threshold
 from fac.questions.catalogue import anchor_of
+from fac.questions.estimates import asking, in_words
 from fac.questions.explanations import explain_runs, outgoing, score_figures
 from fac.questions.gap_evidence import gap_features
 from fac.questions.ratings import (
@@ -59,14 +62,17 @@ class FeatureOptions:
 
     features: frame.Features = None
     missing_from: Annotated[str | None, Option(help="Gaps of this measured dataset.")] = None
+    every: Annotated[
+        bool, Option("--all", help="Every feature that fires; so where none of these is given.")
+    ] = False
     threshold: frame.Threshold = CLEAR
     min_support: frame.MinSupport = 1
 
     def ids(self, stores: Stores, measure: str) -> tuple[tuple[int, ...], dict[str, float]]:
         """Of a measure run, () for every feature that fires; and `threshold`, where it decided
         which they are."""
-        if self.features is not None and self.missing_from is not None:
-            raise InputError("Give --features or --missing-from, not both.")
+        if (self.features is not None) + (self.missing_from is not None) + self.every > 1:
+            raise InputError("Give --features, --missing-from or --all, one of them.")
         if self.features is not None:
             return tuple(feature_ids(self.features)), {}
         if self.missing_from is None:
@@ -85,6 +91,15 @@ class FeatureOptions:
             )
         return tuple(sorted(gaps)), {"threshold": comparison.threshold}
 
+    def in_words(self, name: str) -> str:
+        """Which they are, of the measured dataset of that name."""
+        if self.features is not None:
+            return "the features of --features"
+        if self.missing_from is not None:
+            return f"the gaps of {self.missing_from}"
+        others = "" if self.every else " (--missing-from DATASET: about its gaps alone)"
+        return f"every feature that fires in {name}{others}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOptions(frame.SpendOptions):
@@ -98,10 +113,33 @@ class ChatOptions(frame.SpendOptions):
     ] = ""
     budget_tokens: Annotated[int | None, Option(help="Stop before using more tokens.")] = None
     attempt: Annotated[int, Option(help="Another number asks anew what was answered before.")] = 0
+    batch: Annotated[
+        bool,
+        Option("--batch", help="By the provider's batch interface: within a day, mostly for less."),
+    ] = False
 
     def settings(self, endpoints: Endpoints, task: str) -> dict[str, Any]:
         """As the specs call them, with the default of a task, "" for none, and listed prices."""
-        return endpoints.priced(endpoints.usual(asdict(self), task))
+        if self.batch and not task:
+            raise InputError("--batch is for a language model, and here none is asked.")
+        values = asdict(self)
+        values["in_batch"] = values.pop("batch")
+        return endpoints.priced(endpoints.usual(values, task))
+
+
+def say_asking(
+    stores: Stores, spec: ExplainSpec | JudgeSpec, endpoints: Endpoints, features: str
+) -> None:
+    """On stderr, before a language model is asked: about which features, and what that may take.
+    The form of a page says the same. Raises InputError for an endpoint that is not to be asked."""
+    endpoint = endpoints.of(spec.endpoint, spec.model)
+    endpoint.read_key()
+    build_caches(stores, [spec.measure])
+    tested = read_connections(stores.runs.workspace.root / "connections.json")
+    last = tested.get((endpoint.url, spec.model))
+    amount = asking(stores, spec, last.pace if last else None, rate_of(endpoint))
+    words = f"{spec.model} is asked about {features}. {in_words(spec, amount)}"
+    frame.err.print(escape(words), soft_wrap=True, highlight=False)
 
 
 def feature_ids(text: str) -> list[int]:
@@ -172,6 +210,8 @@ def explain(
     )
     answers = []
     for each in interpret.by_author(spec, runs):
+        if each.model and asks:
+            say_asking(stores, each, endpoints, which.in_words(name))
         run_id = perform(runs.workspace, each, "explaining", endpoints=endpoints)
         build_caches(stores, [run_id])
         figures = threshold | score_figures(stores, run_id)
@@ -258,7 +298,10 @@ def judge(
         explanations=tuple(explain_runs(runs, measure)) if by_model else (),
         **chat.settings(endpoints, "judge" if by_model else ""),
     )
-    run_id = perform(runs.workspace, judged_anew(runs, spec), "judging", endpoints=endpoints)
+    spec = judged_anew(runs, spec)
+    if by_model:
+        say_asking(stores, spec, endpoints, which.in_words(name))
+    run_id = perform(runs.workspace, spec, "judging", endpoints=endpoints)
     names = ("name", "task", "judge", "source", "n_features")
     build_caches(stores, [run_id])
     more = {**threshold, "scope": scope(stores, measure, read_relevance(stores, measure, task))}

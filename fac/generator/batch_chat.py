@@ -1,8 +1,8 @@
 """Many questions to a language model: none sent twice, none paid for twice, none lost.
 
-Owns: how many are on their way at once, asking again, the budget, and the journal.
-Does not own: what is asked (`fac.prompts`), how a server is spoken to (`chat`), what is made of
-the replies.
+Owns: how many are on their way at once, and asking again. Does not own: what is asked
+(`fac.prompts`), how a server is spoken to (`chat`), what is kept of the replies (`journal`), what
+may be spent (`allowance`, `rate`), what is made of the replies.
 
 Every reply is on disk before anybody hears of it, so what was paid for survives a power cut. All
 decisions - send, wait, give up, stop - are taken in the thread that called `ask_batch`; the threads
@@ -13,21 +13,19 @@ from __future__ import annotations
 
 import heapq
 import json
-import os
 import random
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple, get_args
 
 from fac.config import AskSpec, digest
 from fac.endpoints import Endpoints
-from fac.errors import BudgetReached, InputError, Progress, ServiceError, disk_room
+from fac.errors import BudgetReached, InputError, Progress, ServiceError
+from fac.generator.allowance import Budget, Limits
 from fac.generator.chat import (
     ChatModel,
     Declined,
@@ -37,9 +35,10 @@ from fac.generator.chat import (
     Reply,
     Transient,
     estimated_tokens,
-    most_tokens,
 )
 from fac.generator.completions import CUT_OFF
+from fac.generator.journal import RecordedReply, ReplyJournal
+from fac.markup import duration
 from fac.prompts import Prompt
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
@@ -73,45 +72,6 @@ class Question(NamedTuple):
     prompt: Prompt
 
 
-class RecordedReply(NamedTuple):
-    """One row of `fac.schema.REPLIES`: a reply, or why there is none."""
-
-    key: str
-    about: str
-    prompt: str
-    reply: str | None
-    finish: str
-    failure: str
-    model: str
-    prompt_tokens: int
-    completion_tokens: int
-    estimated: bool
-    cost: float | None
-    at: str
-
-    @property
-    def ok(self) -> bool:
-        """Whether a reply came; it may still be unreadable."""
-        return self.reply is not None
-
-
-class Limits(NamedTuple):
-    """How fast and how far a run may go; see `AskSpec`."""
-
-    concurrency: int = 8
-    budget_tokens: int | None = None
-    budget_usd: float | None = None
-    price_in: float | None = None
-    price_out: float | None = None
-    room: int = 0  # tokens that a reply may have at least, thoughts included
-
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """US dollars; None where a price is not known."""
-        if self.price_in is None or self.price_out is None:
-            return None
-        return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
-
-
 class BatchReplies(NamedTuple):
     """What came of all questions."""
 
@@ -127,82 +87,6 @@ class BatchReplies(NamedTuple):
     cost: float | None  # their price in US dollars; None where a price is not known
     room: int = 0  # tokens that replies need, where less was too little; else that of the limits
     notes: tuple[str, ...] = ()  # sentences on how the server had to be asked
-
-
-class ReplyJournal:
-    """Replies as they came, one JSON object a line, in a file that only grows.
-
-    Every line is written in one piece and is on disk when `append` returns. Threads may share it.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._lock = threading.Lock()
-        self._repaired = False
-        self._replies: dict[str, RecordedReply] = {}
-        self._lines, self._bytes = 0, 0
-        """How far the file was read: a run with many calls reads each line once."""
-
-    def append(self, answer: RecordedReply) -> None:
-        """Raises InputError when the disk is full; the journal then is as it was before."""
-        line = json.dumps(answer._asdict()).encode() + b"\n"
-        with self._lock, disk_room("the journal of replies"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if not self._repaired:
-                drop_torn_line(self.path)
-                self._repaired = True
-            append_line(self.path, line)
-
-    def read(self) -> dict[str, RecordedReply]:
-        """Every recorded reply by its key, in order; the first of a key counts.
-
-        A last line that a killed process left unfinished is passed over, as it was never
-        acknowledged. Raises InputError for any other line that is none.
-        """
-        with self._lock:
-            if self.path.exists():
-                with self.path.open("rb") as file:
-                    file.seek(self._bytes)
-                    for line in file:
-                        if not line.endswith(b"\n"):
-                            break
-                        self._take(line)
-            return dict(self._replies)
-
-    def _take(self, line: bytes) -> None:
-        try:
-            answer = RecordedReply(**json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise InputError(
-                f"Line {self._lines + 1} of {self.path} is damaged: delete that line, so that its "
-                f"question is asked again, and start again."
-            ) from error
-        self._replies.setdefault(answer.key, answer)
-        self._lines += 1
-        self._bytes += len(line)
-
-
-def append_line(path: Path, line: bytes) -> None:
-    """Adds a line in one piece; it is on disk then. After an OSError the file is as before."""
-    with path.open("ab", buffering=0) as file:
-        before = file.seek(0, os.SEEK_END)
-        try:
-            written = file.write(line)
-            if written < len(line):  # a disk that fills up takes what it can
-                file.write(line[written:])
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(before)
-            raise
-
-
-def drop_torn_line(path: Path) -> None:
-    """What a killed process left after the last line break; the next line must not join it."""
-    if path.exists():
-        data = path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(path, whole)
 
 
 def reply_key(question: Question, model: ChatModel, attempt: int = 0) -> str:
@@ -260,7 +144,8 @@ class _Run:
     later: list[tuple[float, int, str]] = field(default_factory=list)  # due, order, key
     flying: dict[Future[RecordedReply], str] = field(default_factory=dict)
     tries: Counter[str] = field(default_factory=Counter)
-    pause_until = 0.0
+    pause_until = 0.0  # as the server says
+    limited_until = 0.0  # as the operator's limit says
     before = 0
     short: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Of questions whose room ran out the prompt and completion tokens that this took."""
@@ -271,7 +156,7 @@ class _Run:
     _skipped = 0.0
 
     def __post_init__(self) -> None:
-        self.budget = _Budget(self.limits)
+        self.budget = Budget(self.limits)
         self.room = self.limits.room
 
     def ask(
@@ -369,7 +254,7 @@ class _Run:
         """When the next question may be sent."""
         now = self._now()
         due = now if self._may_begin() or not self.later else self.later[0][0]
-        return max(due, self.pause_until)
+        return max(due, self.pause_until, self.limited_until)
 
     def _patience(self) -> float:
         """How long to wait for a reply before there is something else to do."""
@@ -381,8 +266,11 @@ class _Run:
 
     def _send(self, pool: ThreadPoolExecutor) -> BudgetReached | None:
         """Sends what may be sent now; the reason where the budget forbids the next question."""
-        while len(self.flying) < self.limits.concurrency and self._now() >= self.pause_until:
-            again = bool(self.later) and self.later[0][0] <= self._now()
+        while len(self.flying) < self.limits.concurrency:
+            now = self._now()
+            if now < max(self.pause_until, self.limited_until):
+                return None
+            again = bool(self.later) and self.later[0][0] <= now
             if not again and not self._may_begin():
                 return None
             key = self.later[0][2] if again else self.fresh[0]
@@ -392,6 +280,12 @@ class _Run:
             )
             if blocked := self.budget.reserve(key, prompt):
                 return blocked
+            if self.model.rate is not None:
+                tokens = estimated_tokens(prompt) + prompt.max_tokens
+                if seconds := self.model.rate.take(key, tokens, now):
+                    self.budget.release(key, prompt)
+                    self.limited_until = now + seconds
+                    return None
             if again:
                 heapq.heappop(self.later)
             else:
@@ -409,23 +303,8 @@ class _Run:
     def _answer(
         self, key: str, prompt: Prompt, reply: Reply | None, failure: str = ""
     ) -> RecordedReply:
-        short = self.short.get(key, (0, 0))
-        taken = (reply.prompt_tokens, reply.completion_tokens) if reply else (0, 0)
-        counted = (taken[0] + short[0], taken[1] + short[1])
-        return RecordedReply(
-            key=key,
-            about=self.abouts[key],
-            prompt=json.dumps(prompt.messages, ensure_ascii=False),
-            reply=reply.text if reply else None,
-            finish=reply.finish if reply else "",
-            failure=failure,
-            model=reply.model if reply else "",
-            prompt_tokens=counted[0],
-            completion_tokens=counted[1],
-            estimated=reply.estimated if reply else False,
-            cost=self.limits.cost(*counted),
-            at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+        question, before = Question(self.abouts[key], prompt), self.short.get(key, (0, 0))
+        return recorded(key, question, reply, self.limits, failure=failure, before=before)
 
     # --- what came back ---------------------------------------------------------------------------
 
@@ -443,18 +322,21 @@ class _Run:
             self._give_up(key, f"{began}{failure}")
         except NoRoom as failure:
             self.budget.release(key, self.prompts[key])
-            self._spend(failure.prompt_tokens, failure.completion_tokens)
+            self._spend(key, failure.prompt_tokens, failure.completion_tokens)
             self._widen(key, failure)
         else:
             self.budget.release(key, self.prompts[key])
             before = self.short.get(key, (0, 0))  # spent already
-            self._spend(answer.prompt_tokens - before[0], answer.completion_tokens - before[1])
+            self._spend(key, answer.prompt_tokens - before[0], answer.completion_tokens - before[1])
             if key in self.short:
                 self.room = max(self.room, self.prompts[key].max_tokens)
             self.counts["answered"] += 1
             self.replies[key] = answer
 
-    def _spend(self, prompt_tokens: int, completion_tokens: int) -> None:
+    def _spend(self, key: str, prompt_tokens: int, completion_tokens: int) -> None:
+        if self.model.rate is not None:
+            self.model.rate.settle(key, prompt_tokens + completion_tokens)
+            self.limited_until = 0.0  # fewer than was reserved may let the next one go at once
         self.budget.spend(prompt_tokens, completion_tokens)
         self.tokens += prompt_tokens + completion_tokens
         self.cost += self.limits.cost(prompt_tokens, completion_tokens) or 0.0
@@ -522,15 +404,21 @@ class _Run:
             )
 
     def _note(self, seconds: float, left: int) -> str:
-        """Progress in words: tokens, money, pace, failures so far."""
+        """Progress in words: a limit that is waited for, tokens, money, pace, failures so far."""
+        rate, waits = self.model.rate, max(0.0, self.limited_until - self._now())
         parts = [f"{self.tokens:,} tokens"]
+        if waits:
+            parts.insert(0, f"waiting {duration(waits)} for the limit of {rate}")
         if self.limits.cost(0, 0) is not None:
             parts.append(f"${self.cost:.4f}" if self.cost < 1 else f"${self.cost:,.2f}")
         ended = self.counts["answered"] + self.counts["failed"] + self.counts["declined"]
         if ended and seconds > 0:
             parts.append(f"{ended / seconds:.1f}/s")
             if left:
-                parts.append(f"{_duration(left * seconds / ended)} left")
+                rest = left * seconds / ended
+                if rate is not None:
+                    rest = max(rest, waits + rate.seconds(left, left * self.tokens / ended))
+                parts.append(f"{duration(rest)} left")
         if again := sum(self.tries.values()):
             parts.append(f"{again:,} {'retry' if again == 1 else 'retries'}")
         if lost := self.counts["failed"] + self.counts["declined"]:
@@ -538,60 +426,46 @@ class _Run:
         return ", ".join(parts)
 
 
-class _Budget:
-    """What may still be spent: what was spent, and what the questions on their way could take."""
-
-    def __init__(self, limits: Limits):
-        self.limits = limits
-        self.tokens, self.usd = 0, 0.0
-        self.reserved: dict[str, tuple[int, float]] = {}
-
-    def spend(self, prompt_tokens: int, completion_tokens: int) -> None:
-        self.tokens += prompt_tokens + completion_tokens
-        self.usd += self.limits.cost(prompt_tokens, completion_tokens) or 0.0
-
-    def reserve(self, key: str, prompt: Prompt) -> BudgetReached | None:
-        """Sets the worst case of one question aside; the reason where it does not fit."""
-        question_tokens = most_tokens(prompt)
-        tokens = question_tokens + prompt.max_tokens
-        usd = self.limits.cost(question_tokens, prompt.max_tokens) or 0.0
-        limits, remedy = self.limits, "Every reply so far is kept; raise the budget to go on."
-        taken = self.tokens + sum(tokens for tokens, _ in self.reserved.values())
-        if limits.budget_tokens is not None and taken + tokens > limits.budget_tokens:
-            return BudgetReached(
-                f"The next question could take {tokens:,} tokens, but {self.tokens:,} of the "
-                f"budget of {limits.budget_tokens:,} are used. {remedy}"
-            )
-        due = self.usd + sum(usd for _, usd in self.reserved.values())
-        if limits.budget_usd is not None and due + usd > limits.budget_usd:
-            return BudgetReached(
-                f"The next question could cost ${usd:.4f}, but ${self.usd:.4f} of the budget of "
-                f"${limits.budget_usd:.4f} is used. {remedy}"
-            )
-        self.reserved[key] = (tokens, usd)
-        return None
-
-    def release(self, key: str, prompt: Prompt, *, maybe_paid: bool = False) -> None:
-        """The question is back. A reply that got lost on the way counts as if it had come."""
-        del self.reserved[key]
-        if maybe_paid:
-            self.spend(estimated_tokens(prompt), prompt.max_tokens)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def recorded(
+    key: str,
+    question: Question,
+    reply: Reply | None,
+    limits: Limits,
+    *,
+    failure: str = "",
+    before: tuple[int, int] = (0, 0),
+) -> RecordedReply:
+    """The reply to a question, or why there is none; `before` are the prompt and completion tokens
+    that it took when its room ran out."""
+    prompt_tokens, completion_tokens = before
+    if reply is not None:
+        prompt_tokens += reply.prompt_tokens
+        completion_tokens += reply.completion_tokens
+    return RecordedReply(
+        key=key,
+        about=question.about,
+        prompt=json.dumps(question.prompt.messages, ensure_ascii=False),
+        reply=reply.text if reply else None,
+        finish=reply.finish if reply else "",
+        failure=failure,
+        model=reply.model if reply else "",
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        estimated=reply.estimated if reply else False,
+        cost=limits.cost(prompt_tokens, completion_tokens),
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def chat_of(spec: AskSpec, endpoints: Endpoints) -> OpenAIChat:
     """The model that a spec names. Raises InputError where it names none, and as `Endpoints.of`
-    and `OpenAIChat`."""
+    and `OpenAIChat`, and for a batch where the endpoint is not listed with such an interface."""
     if not spec.model:
         raise InputError("No language model is named: give --model.")
-    return OpenAIChat(spec.model, endpoints.of(spec.endpoint, spec.model))
-
-
-def limits_of(spec: AskSpec) -> Limits:
-    """The limits that a spec sets."""
-    return Limits(*(getattr(spec, name) for name in Limits._fields))
+    endpoint = endpoints.of(spec.endpoint, spec.model)
+    if spec.in_batch and not endpoint.batch:
+        raise InputError(
+            f"{endpoint.name} is not listed with a batch interface: ask without --batch, or, where "
+            f"it has OpenAI's, set `batch = true` in its entry of endpoints.toml."
+        )
+    return OpenAIChat(spec.model, endpoint)

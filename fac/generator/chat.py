@@ -12,8 +12,8 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence, Set
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,9 +27,12 @@ from fac.generator.completions import (
     message_of,
     read_completion,
 )
+from fac.generator.rate import RateLimit, rate_of
 from fac.prompts import Prompt
 from fac.prompts.form import without_thoughts
 from fac.schema import Message
+
+T = TypeVar("T")
 
 NO_KEY = "EMPTY"
 """What the client is told where there is no key, since it insists on one; it is never sent."""
@@ -97,6 +100,9 @@ class ChatModel(Protocol):
     identity: str
     """Who answers: model and endpoint, never a key. Part of what names a recorded reply."""
 
+    rate: RateLimit | None
+    """How fast it may be asked; None where nobody listed a limit."""
+
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on what the server has not taken, so that questions are asked without it."""
@@ -154,7 +160,7 @@ class OpenAIChat:
             endpoint = Endpoint(name=endpoint, url=endpoint.strip().rstrip("/"))
         self.model, self.endpoint = model, endpoint.url
         self.identity = f"{model} at {self.endpoint}" + (f" seed {seed}" if seed else "")
-        self._address = endpoint.address
+        self._address, self.rate = endpoint.address, rate_of(endpoint)
         self._variable, key = endpoint.key, endpoint.read_key()
         self._key = key.text if key else ""
         self._timeout = timeout
@@ -182,12 +188,16 @@ class OpenAIChat:
         self._refusals: dict[str, str] = {}
         """Of what it has refused, what it answered."""
 
+        self.is_known = False
+        """Whether it has answered a question, so that one knows what it does not take."""
+
         self._n_broken = 0  # answers of status 500 and above before any reply
         self._first = threading.Lock()
 
     def _strip(self, request: Any) -> None:
         """Takes from a request, as it leaves, whatever its server must not hear."""
-        headers, at_home = request.headers, self._address.holds(read_address(str(request.url)))
+        headers, url = request.headers, str(request.url).partition("?")[0]
+        at_home = self._address.holds(read_address(url))
         if not (at_home and self._variable == DEFAULT_VARIABLE):
             for name in {*headers} - PLAIN_HEADERS:
                 if not name.startswith("x-stainless-"):
@@ -219,27 +229,49 @@ class OpenAIChat:
     def models(self) -> list[str]:
         """The names of the models that the server lists. Raises Transient, Declined or Refused
         where it lists none."""
+        names = self.call(
+            lambda client: [each.id for each in client.models.list().data], "list of models"
+        )
+        return [self._redacted(name) for name in names if isinstance(name, str)]
+
+    def call(self, act: Callable[[Any], T], what: str) -> T:
+        """What the server answers to something other than a question, asked with the client of
+        `openai`; `what` it is, for a sentence. Raises Transient, Declined or Refused."""
         import httpx2
         import openai
 
         try:
-            page = self._client.models.list()
-            names = [each.id for each in page.data]
+            return act(self._client)
         except (openai.APITimeoutError, httpx2.TimeoutException):
             raise self._timed_out() from None
         except openai.APIStatusError as error:
             failure = self._failure(error)
             if isinstance(failure, _Rejected | _UnknownParameter):
-                words = self._quoted(message_of(error.body) or error.message)
+                words = self.quoted(message_of(error.body) or error.message)
                 failure = Declined(f"{self.endpoint} answered {error.status_code}: {words}")
             raise failure from None  # the request in its traceback holds the key
         except openai.APIConnectionError as error:
-            why = self._quoted(str(error.__cause__ or error))
+            why = self.quoted(str(error.__cause__ or error))
             raise Transient("unreachable", f"{self.endpoint} cannot be reached: {why}") from None
         except (openai.OpenAIError, AttributeError, TypeError, ValueError) as error:
-            why = self._quoted(first_line(error))
-            raise Declined(f"{self.endpoint} has no list of models: {why}") from None
-        return [self._redacted(name) for name in names if isinstance(name, str)]
+            why = self.quoted(first_line(error))
+            raise Declined(f"{self.endpoint} has no {what}: {why}") from None
+
+    def body_of(self, prompt: Prompt) -> dict[str, Any]:
+        """What it sends to ask a prompt, without what the server is known not to take."""
+        return self._request(prompt, self._without)
+
+    def reply_of(self, prompt: Prompt, status: int, body: Any) -> Reply:
+        """What a response of this status to a prompt says, its body as JSON has it. Raises
+        Transient, Declined, NoRoom or Refused."""
+        try:
+            if status != 200:
+                raise self._meaning(status, message_of(body) or "it does not say why")
+            return self._reply(prompt, json.dumps(body).encode())
+        except _Rejected as rejection:
+            raise rejection.meaning from None
+        except _UnknownParameter as error:
+            raise Declined(error.reason) from None
 
     def ask(self, prompt: Prompt) -> Reply:
         """One reply; what the server does not take is given up for good.
@@ -250,8 +282,9 @@ class OpenAIChat:
         try:
             reply = self._reply_without(prompt, self._without)
         except _Rejected as rejection:
-            return self._plainer(prompt, rejection)
+            reply = self._plainer(prompt, rejection)
         self._taken |= _shape(prompt) - self._without
+        self.is_known = True
         return reply
 
     def _plainer(self, prompt: Prompt, rejection: _Rejected) -> Reply:
@@ -351,10 +384,10 @@ class OpenAIChat:
         except openai.APIStatusError as error:
             raise self._failure(error) from None  # the request in its traceback holds the key
         except openai.APIConnectionError as error:
-            why = self._quoted(str(error.__cause__ or error))
+            why = self.quoted(str(error.__cause__ or error))
             raise Transient("unreachable", f"{self.endpoint} cannot be reached: {why}") from None
         except httpx2.HTTPError as error:
-            why = self._quoted(str(error))
+            why = self.quoted(str(error))
             raise Transient("broken", f"The connection broke: {why}", paid=True) from None
         return bytes(body)
 
@@ -365,7 +398,7 @@ class OpenAIChat:
     def _failure(self, error: Any) -> Exception:
         """What a status of 300 and above means for us."""
         if 300 <= error.status_code < 400:
-            goal = self._quoted(error.response.headers.get("location", "an unknown address"))
+            goal = self.quoted(error.response.headers.get("location", "an unknown address"))
             return Refused(
                 f"{self.endpoint} answered {error.status_code}, which no question follows: name "
                 f"the address that it sends on to, {goal}"
@@ -378,7 +411,7 @@ class OpenAIChat:
     def _meaning(
         self, status: int, words: str, param: str = "", code: str = "", wait: float | None = None
     ) -> Exception:
-        words = self._quoted(words)
+        words = self.quoted(words)
         sentence = f"{self.endpoint} answered {status}: {words}"
         if status == 429 and code == "insufficient_quota":
             return Refused(f"{sentence} Add credit, then start it again.")
@@ -422,7 +455,7 @@ class OpenAIChat:
         except NoCompletion as error:
             if error.status is not None:
                 raise self._meaning(error.status, str(error)) from None
-            raise Transient("broken", self._quoted(str(error)), paid=True) from None
+            raise Transient("broken", self.quoted(str(error)), paid=True) from None
         text = self._redacted(completion.text)
         try:
             usage = _Usage.model_validate(completion.usage)
@@ -440,7 +473,7 @@ class OpenAIChat:
         """Without the key, should a server repeat it."""
         return text.replace(self._key, "[key]") if self._key else text
 
-    def _quoted(self, text: str) -> str:
+    def quoted(self, text: str) -> str:
         """A server's words as part of a sentence: one line, short, without any key."""
         text = KEY_LIKE.sub("[key]", self._redacted(" ".join(text.split())))
         text = text[:200] + "…" * (len(text) > 200)

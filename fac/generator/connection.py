@@ -18,16 +18,10 @@ from typing import Any, NamedTuple
 
 from fac.endpoints import Endpoint
 from fac.errors import BadReply, FacError, InputError, Progress, ServiceError, disk_room
-from fac.generator.batch_chat import (
-    COUNTED_AS,
-    BatchReplies,
-    Limits,
-    Question,
-    RecordedReply,
-    ReplyJournal,
-    ask_batch,
-)
+from fac.generator.allowance import Limits
+from fac.generator.batch_chat import COUNTED_AS, BatchReplies, Question, ask_batch
 from fac.generator.chat import FORM, SYSTEM, Declined, OpenAIChat, Transient
+from fac.generator.journal import RecordedReply, ReplyJournal
 from fac.prompts import Prompt
 from fac.prompts.connection import greeting, question
 from fac.prompts.relevance import read_judgement
@@ -174,8 +168,8 @@ class _Test:
     def _ask(self, questions: Sequence[Question], note: str) -> BatchReplies:
         """What came of some questions, with the room that those before them needed."""
 
-        def report(done: int, total: int, _: str = "") -> None:
-            self._progress(self._done + done, 3 + AT_ONCE, note)
+        def report(done: int, total: int, detail: str = "") -> None:
+            self._progress(self._done + done, 3 + AT_ONCE, f"{note}, {detail}")
 
         batch = ask_batch(
             questions,

@@ -38,16 +38,20 @@ def explain(spec: ExplainSpec, *, runs: Runs, ask: OpenChat, progress: Progress)
     runs.manifest(spec.measure)  # a measure that is gone is told before anybody is asked
     chat = ask() if spec.model else None
     earlier = spec.explanations
-    explainer = (
-        _earlier(spec, runs) if earlier else parts.EXPLAINERS[spec.explainer].open(spec, runs)
-    )
+
+    def opened() -> OpenExplainer:
+        return (
+            _earlier(spec, runs) if earlier else parts.EXPLAINERS[spec.explainer].open(spec, runs)
+        )
+
+    explainer = opened()
     source = spec.model or Path(spec.source).name or explainer.source
     # ids of all explain runs have named the token statistics, whoever explains
     versions = [explainer.version, tokens.METHOD]
     inputs = [spec.measure, *([earlier] if earlier else [])]
     run = StepRun(spec, runs, chat, progress, inputs=inputs, versions=versions)
     return run.perform(
-        _blocks(run, explainer, source),
+        lambda each: _blocks(each, explainer if each is run else opened(), source),
         ExplainFacts(explainer=spec.explainer, source=source),
         tables=("explanations", "scores", "examples", *(["rejected"] if explainer.rows else [])),
         count="status",
@@ -167,7 +171,7 @@ def judge(spec: JudgeSpec, *, runs: Runs, ask: OpenChat, progress: Progress) -> 
         source = f"label {spec.label}{of}{above}"
     run = StepRun(spec, runs, chat, progress, inputs=[spec.measure, *spec.explanations])
     return run.perform(
-        ({"relevance": rows} for rows in judge.judge(run)),
+        lambda each: ({"relevance": rows} for rows in judge.judge(each)),
         RelevanceFacts(task=spec.task, judge=spec.judge, source=source),
         tables=("relevance",),
         count="level",

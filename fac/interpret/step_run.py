@@ -22,8 +22,12 @@ from fac import schema
 from fac.config import ExplainSpec, JudgeSpec, digest
 from fac.errors import BadReply, BudgetReached, Cancelled, Progress, ServiceError
 from fac.generator import batch_chat
-from fac.generator.batch_chat import Question, RecordedReply, ReplyJournal
-from fac.generator.chat import ChatModel
+from fac.generator.allowance import limits_of
+from fac.generator.batch_chat import Question
+from fac.generator.chat import ChatModel, OpenAIChat
+from fac.generator.completions import CUT_OFF
+from fac.generator.journal import RecordedReply, ReplyJournal
+from fac.generator.provider_batch import ask_provider, check_closed
 from fac.interpret import evidence
 from fac.interpret.evidence import Evidence
 from fac.manifest import InterpretFacts
@@ -73,10 +77,11 @@ class StepRun(Generic[SpecT]):
         self._id = spec.run_id(*self._parts)
         self._done = 0  # features before the present block
         self._counts: Counter[str] = Counter()
-        self._limits = batch_chat.limits_of(spec)
+        self._limits = limits_of(spec)
         self._notes: dict[str, None] = {}  # sentences on how the server had to be asked
         self._n_read = 0  # replies that could be read
         self._unread = ""  # why the first of the others could not
+        self._given_up: dict[str, RecordedReply] = {}  # by key, of batches
         self._fresh: dict[str, RecordedReply] = {}
         self._tokens, self._cost = 0, 0.0
 
@@ -105,7 +110,7 @@ class StepRun(Generic[SpecT]):
         measure = self.spec.measure
         for block in evidence.blocks(self.runs, measure, self.features, test=test, texts=texts):
             yield block
-            if self.stopped:
+            if self.stopped and not self.spec.in_batch:  # batches answer questions of any block
                 break
             self._done += len(block)
 
@@ -129,7 +134,7 @@ class StepRun(Generic[SpecT]):
             self._progress(so_far, len(self.features), f"{note}, {detail}")
 
         replies: dict[str, RecordedReply] = {}
-        if self.stopped is None:
+        if self.stopped is None and not self.spec.in_batch:
             try:
                 batch = batch_chat.ask_batch(
                     questions,
@@ -147,14 +152,63 @@ class StepRun(Generic[SpecT]):
                 self._counts.update(batch.counts)
                 self._limits = self._limits._replace(room=batch.room)
                 self._notes |= dict.fromkeys(batch.notes)
-        if self.stopped is not None:
-            recorded = self._earlier | self._journal.read()
-            for question in questions:
-                key = batch_chat.reply_key(question, self._chat, self.spec.attempt)
-                if key in recorded:
-                    replies[question.about] = recorded[key]._replace(about=question.about)
+        if self.stopped is not None or self.spec.in_batch:
+            replies = self.recorded(questions)
         self._fresh |= replies
         return replies
+
+    def recorded(self, questions: Sequence[Question]) -> dict[str, RecordedReply]:
+        """By `about` those that were answered before, or given up in a batch."""
+        assert self._chat is not None, "a run that asks has a model"
+        replies: dict[str, RecordedReply] = {}
+        known = self._earlier | self._given_up | self._journal.read()
+        if self.spec.in_batch:  # as `ask_batch`, which asks anew where there is more room now
+            known = {k: r for k, r in known.items() if k not in self._earlier or not self._short(r)}
+        for question in questions:
+            key = batch_chat.reply_key(question, self._chat, self.spec.attempt)
+            if key in known:
+                replies[question.about] = known[key]._replace(about=question.about)
+        return replies
+
+    def _short(self, reply: RecordedReply) -> bool:
+        """Whether a reply was cut off where the spec gives more room."""
+        return reply.finish == CUT_OFF and reply.completion_tokens < self.spec.room
+
+    def _ask_in_batches(self, blocks: Callable[[Any], Blocks]) -> None:
+        """Has all questions answered by the provider's batches, in rounds: what tests an
+        explanation is known once that is."""
+        chat, n_rounds, past = self._chat, 2 if getattr(self.spec, "scores", ()) else 1, 0
+        assert isinstance(chat, OpenAIChat), "batches need a server"
+
+        def report(done: int, total: int, note: str = "") -> None:
+            share = (min(past, n_rounds - 1) + done / max(total, 1)) / n_rounds
+            self._progress(int(share * len(self.features)), len(self.features), note)
+
+        while self.stopped is None:
+            gathering = Gathering(self)
+            for _ in blocks(gathering):
+                pass
+            if not past:
+                self._counts["reused"] = gathering.n_known
+            if not gathering.questions:
+                return
+            try:
+                batch = ask_provider(
+                    gathering.questions,
+                    chat,
+                    self._journal,
+                    limits=self._limits,
+                    progress=report,
+                    attempt=self.spec.attempt,
+                )
+            except (BudgetReached, Cancelled, ServiceError) as error:
+                self.stopped = error
+                return
+            self._counts.update(batch.counts)
+            self._limits = self._limits._replace(room=batch.room)
+            self._notes |= dict.fromkeys(batch.notes)
+            self._given_up |= {r.key: r for r in batch.replies.values() if not r.ok}
+            past += 1
 
     def ask_each(
         self,
@@ -193,9 +247,16 @@ class StepRun(Generic[SpecT]):
         return [*rows.values()]
 
     def perform(
-        self, blocks: Blocks, facts: InterpretFacts, *, tables: Sequence[str], count: str, verb: str
+        self,
+        blocks: Callable[[Any], Blocks],
+        facts: InterpretFacts,
+        *,
+        tables: Sequence[str],
+        count: str,
+        verb: str,
     ) -> str:
-        """Finishes the run, unless it is finished; returns its id.
+        """Finishes the run, unless it is finished; returns its id. `blocks` begins what the step
+        does, with a run to ask.
 
         The first of `tables` has a row a feature, which its column `count` sorts into kinds. Raises
         BudgetReached, Cancelled or ServiceError after publishing what is complete; BadReply,
@@ -206,7 +267,11 @@ class StepRun(Generic[SpecT]):
             return run_id
         with runs.exclusive(run_id):
             begun, home = time.monotonic(), runs.scratch(run_id)
-            features, counts, further = self._write(blocks, home, tables, count, verb)
+            if spec.in_batch and self._chat is not None:
+                self._ask_in_batches(blocks)
+            elif self._chat is not None:
+                check_closed(self._journal)
+            features, counts, further = self._write(blocks(self), home, tables, count, verb)
             if self._unread and not self._n_read and self.stopped is None:
                 raise BadReply(
                     f"No reply of {self.spec.model} can be read, so nothing is kept. The first: "
@@ -267,6 +332,33 @@ class StepRun(Generic[SpecT]):
                 for name, rows in {**block, "replies": self._take_replies()}.items():
                     files[name].append(pa.Table.from_pylist(rows, files[name].schema))
                 self.report(len(features), verb)
+
+
+class Gathering(StepRun[SpecT]):
+    """A run that asks nobody and writes nothing: it notes which questions nothing answers yet, of
+    those that can be known."""
+
+    def __init__(self, run: StepRun[SpecT]):
+        super().__init__(run.spec, run.runs, None, lambda *_: None, inputs=())
+        self._of, self._keys = run, set[str]()
+        self.questions: list[Question] = []
+        self.n_known = 0  # questions that were answered before
+
+    def ask(
+        self, questions: Sequence[Question], *, share: int, note: str
+    ) -> dict[str, RecordedReply]:
+        replies = self._of.recorded(questions)
+        blank: Row = dict.fromkeys(RecordedReply._fields, "") | {"reply": None}
+        for question in questions:
+            if question.prompt.key in self._keys:
+                continue
+            self._keys.add(question.prompt.key)
+            if question.about in replies:
+                self.n_known += replies[question.about].ok
+            else:
+                self.questions.append(question)
+        # As if they had failed: what does not depend on them is gathered too.
+        return {q.about: RecordedReply(**{**blank, "about": q.about}) for q in questions} | replies
 
 
 class Rehearsal(StepRun[SpecT]):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 
 from fac.config import INSTALLED, REPOSITORY, Workspace, read_spec
-from fac.errors import Cancelled, FacError, InputError
+from fac.errors import Cancelled, FacError, InputError, Interrupted
 from fac.jobs.progress import THOUSAND, Extent
 from fac.jobs.steps import Steps, following
 from fac.markup import clean
@@ -109,7 +109,7 @@ class Worker:
             reached, words = extent.at(done, total), extent.words(done, total, note)
             self._lease.report(job.id, reached, THOUSAND if total or reached else 0, words)
             if self._stop.is_set():
-                raise Cancelled("the worker was asked to stop")
+                raise Interrupted("the worker was asked to stop")
 
         try:
             progress(0, 0)

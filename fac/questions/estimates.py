@@ -24,9 +24,11 @@ from fac.config import (
     WriteSpec,
 )
 from fac.errors import InputError
-from fac.generator.batch_chat import limits_of
+from fac.generator.allowance import limits_of
 from fac.generator.chat import estimated_tokens
+from fac.generator.rate import RateLimit
 from fac.interpret import questions_of
+from fac.markup import counted, duration
 from fac.prompts.lists import ASSISTANT
 from fac.prompts.profiles import later_parts
 from fac.questions import catalogue
@@ -53,6 +55,7 @@ class Estimate(NamedTuple):
     """Whether answers are written, whose prompts then come on top."""
     cost: float | None = None
     """US dollars if every text is as long as it may be; None where no price is known."""
+    limit: str = ""  # of the endpoint, where that is what takes the time
 
 
 class Asking(NamedTuple):
@@ -65,6 +68,7 @@ class Asking(NamedTuple):
     seconds: float | None  # as fast as the last run; None where nothing is known
     cost: float | None
     """US dollars if every reply takes all its room; None where no price is known."""
+    limit: str = ""  # of the endpoint, where that is what takes the time
 
 
 REHEARSED = 6
@@ -171,11 +175,15 @@ def _characters(stores: Stores, dataset: str) -> int:
 
 
 def asking(
-    stores: Stores, spec: ExplainSpec | JudgeSpec, seconds_each: float | None = None
+    stores: Stores,
+    spec: ExplainSpec | JudgeSpec,
+    seconds_each: float | None = None,
+    rate: RateLimit | None = None,
 ) -> Asking:
     """What a spec that asks a language model may take, from the questions about REHEARSED of its
-    features. `seconds_each` of a question count where no run asked this model before. Replies that
-    an earlier run got cost nothing and are counted all the same."""
+    features. `seconds_each` of a question count where no run asked this model before; `rate` is how
+    fast its endpoint may be asked. Replies that an earlier run got cost nothing and are counted all
+    the same."""
     features = spec.features or _firing(stores, spec.measure)
     every = np.linspace(0, len(features) - 1, min(REHEARSED, len(features))).round().astype(int)
     part = tuple(features[at] for at in dict.fromkeys(every.tolist()))
@@ -184,6 +192,7 @@ def asking(
         "endpoint": "",
         "attempt": 0,
         "room": 0,
+        "in_batch": False,
         "budget_tokens": None,
         "budget_usd": None,
     }
@@ -195,9 +204,18 @@ def asking(
     most = round(sum(max(room, spec.room) for _, room in sizes) * times)
     each = _pace_of_questions(stores, spec) or seconds_each
     seconds = None if each is None else each * questions
-    return Asking(
-        len(features), questions, prompts, most, seconds, limits_of(spec).cost(prompts, most)
-    )
+    seconds, limit = _within(rate, seconds, questions, prompts + most)
+    cost = limits_of(spec).cost(prompts, most)
+    return Asking(len(features), questions, prompts, most, seconds, cost, limit)
+
+
+def _within(
+    rate: RateLimit | None, seconds: float | None, questions: int, tokens: int
+) -> tuple[float | None, str]:
+    """The seconds that asking takes where an endpoint has a limit, and the limit where that is what
+    takes them."""
+    waits = rate.seconds(questions, tokens) if rate else 0.0
+    return (waits, str(rate)) if waits > (seconds or 0.0) else (seconds, "")
 
 
 def _firing(stores: Stores, measure: str) -> Sequence[int]:
@@ -230,9 +248,11 @@ def estimate(
     gaps: Sequence[int],
     requests: Sequence[StyleRequest],
     seconds_each: float | None = None,
+    rate: RateLimit | None = None,
 ) -> Estimate:
     """What a spec may take for these gaps, one for every pair that is approved or to be written,
-    given the requests of the first. `seconds_each` of a text count where no run had this writer."""
+    given the requests of the first. `seconds_each` of a text count where no run had this writer;
+    `rate` is how fast its endpoint may be asked, answers aside."""
     n_texts = len(gaps) * spec.candidates
     characters = sum(len(m["content"]) * style.texts for style in requests for m in style.messages)
     longest = spec.max_new_tokens
@@ -253,8 +273,9 @@ def estimate(
     pace = _pace(stores, spec) or seconds_each
     seconds = None if pace is None else pace * n_texts
     prompt_tokens = len(gaps) * characters // 4
+    seconds, limit = _within(rate, seconds, n_texts, prompt_tokens + most)
     cost = limits_of(spec).cost(prompt_tokens, most) if WRITERS[spec.writer].server else None
-    return Estimate(n_texts, most, prompt_tokens, seconds, bool(parts), cost)
+    return Estimate(n_texts, most, prompt_tokens, seconds, bool(parts), cost, limit)
 
 
 def _pace(stores: Stores, spec: WriteSpec) -> float | None:
@@ -279,3 +300,50 @@ def _fired_in_answers(
     stores: Stores, anchor: str, gaps: tuple[int, ...], threshold: float, role: str
 ) -> set[int]:
     return plan.fired_in_answers(stores.runs, anchor, gaps, threshold, role)
+
+
+# --- in words -------------------------------------------------------------------------------------
+
+
+def in_words(spec: ExplainSpec | JudgeSpec, amount: Asking) -> str:
+    """What a spec that asks a language model may take, in a sentence or two."""
+    words = (
+        f"{counted(amount.features, 'feature')}, {counted(amount.questions, 'question')}: about "
+        f"{amount.prompt_tokens:,} tokens of prompts and up to {amount.most_tokens:,} of replies."
+    )
+    if spec.in_batch:
+        words += " Within a day, in a batch."
+    elif amount.seconds is not None:
+        words += f" {pace_words(amount.seconds, amount.limit)}"
+    words += f" {cost_words(amount.cost)}"
+    tokens = amount.prompt_tokens + amount.most_tokens
+    return words + short_words(spec, tokens, amount.cost, amount.features)
+
+
+def pace_words(seconds: float, limit: str = "") -> str:
+    """How long a job may take; `limit` of the endpoint, where that is what takes the time."""
+    if limit:
+        return f"Up to {duration(seconds)}, as its endpoint takes {limit}."
+    return f"About {duration(max(seconds, 1))} at the pace of the last run or test."
+
+
+def cost_words(cost: float | None) -> str:
+    """What a server may charge."""
+    if cost is None:
+        return "Its prices are unknown."
+    return f"At most ${cost:,.2f}." if cost >= 0.1 else f"At most ${cost:.4f}."
+
+
+def short_words(spec: AskSpec, tokens: int, cost: float | None, features: int = 0) -> str:
+    """That a budget may be too small for what a job may take, and for how many of the features it
+    is enough; "" where none is too small."""
+    enough = [1.0]
+    if spec.budget_tokens is not None and tokens:
+        enough.append(spec.budget_tokens / tokens)
+    if spec.budget_usd is not None and cost:
+        enough.append(spec.budget_usd / cost)
+    if min(enough) >= 1:
+        return ""
+    reach = int(min(enough) * features)
+    words = f": it is enough for about {counted(reach, 'feature')} at least" if features else ""
+    return f" The budget may end it before{words}; what is complete by then is kept."

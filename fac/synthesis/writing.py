@@ -30,7 +30,7 @@ from fac.errors import (
     ServiceError,
     disk_room,
 )
-from fac.generator.batch_chat import append_line, drop_torn_line
+from fac.generator.journal import append_line, drop_torn_line
 from fac.generator.writer import Writer, Written
 from fac.prompts import drafts
 from fac.prompts.drafts import BadDraft

@@ -12,6 +12,7 @@ from fac.config import Spec
 from fac.endpoints import UNLISTED, Endpoint, Endpoints, default_endpoint, read_endpoints
 from fac.errors import InputError
 from fac.generator.connection import Connection, keep_connection, read_connections
+from fac.generator.rate import RateLimit, rate_of
 from fac.jobs.steps import asks_server
 from fac.ui.stores import workspace
 from fac.ui.text import Row, plain
@@ -112,6 +113,12 @@ def server_fields(task: str) -> Row:
     with st.container(horizontal=True):
         values["budget_usd"] = dollar_field(values, task)
         values["room"] = room_field(values, task)
+    if endpoints().of(endpoint, model).batch:
+        help = (
+            "The provider answers within a day, mostly for less than its listed prices. The worker "
+            "waits for it: `fac worker` starts another for what else is to be done."
+        )
+        values["in_batch"] = st.toggle("Ask in a batch", help=help, key=f"{task} batch")
     return values
 
 
@@ -148,6 +155,18 @@ def pace(settings: Mapping[str, Any]) -> float | None:
     """Seconds a question where several are on their way, as the last test found."""
     last = last_test(settings.get("endpoint") or "", settings.get("model") or "")
     return last.pace if last else None
+
+
+def rate_limit(settings: Mapping[str, Any]) -> RateLimit | None:
+    """How fast the endpoint of a spec that asks a server may be asked; None where nobody listed a
+    limit. Raises InputError as `Endpoints.of`."""
+    return rate_of(endpoints().of(settings.get("endpoint") or "", settings.get("model") or ""))
+
+
+def rate_words(endpoint: Endpoint) -> str:
+    """How fast an endpoint may be asked; "" where nobody listed a limit."""
+    rate = rate_of(endpoint)
+    return f"At most {rate}: jobs wait for it." if rate else ""
 
 
 def key_words(endpoint: Endpoint) -> str:

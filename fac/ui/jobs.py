@@ -20,6 +20,7 @@ from fac.config import (
 )
 from fac.errors import disk_room
 from fac.jobs import worker
+from fac.markup import counted
 from fac.store.processes import scratch
 from fac.store.queue import Job
 from fac.ui.endpoints import check_endpoint
@@ -70,11 +71,6 @@ def job_title(job: Job) -> str:
             baseline = f", {method}" if method != SynthesizeSpec.method else ""
             return f"Synthesize {source} of {name_of(spec['pairs'])}{baseline}"
     return job.step
-
-
-def counted(n: int, noun: str) -> str:
-    """A number with its noun."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def name_of(run: str) -> str:

@@ -16,7 +16,6 @@ from fac.config import (
     ANSWERERS,
     METHODS,
     WRITERS,
-    AskSpec,
     ExplainSpec,
     JudgeSpec,
     PairsSpec,
@@ -24,10 +23,18 @@ from fac.config import (
     WriteSpec,
 )
 from fac.errors import InputError
+from fac.markup import duration
 from fac.prompts.profiles import PROFILES, later_parts
 from fac.questions.catalogue import measured, titles
 from fac.questions.comparison import Comparison
-from fac.questions.estimates import asking, estimate
+from fac.questions.estimates import (
+    asking,
+    cost_words,
+    estimate,
+    in_words,
+    pace_words,
+    short_words,
+)
 from fac.questions.pairs import StyleRequest, inherited, next_attempt
 from fac.questions.shape import Shape
 from fac.store.queue import Job
@@ -39,9 +46,10 @@ from fac.ui.endpoints import (
     pace,
     pick_endpoint,
     pick_model,
+    rate_limit,
     room_field,
 )
-from fac.ui.jobs import counted, lacks_budget, progress, raise_budget, retry, save_upload, start
+from fac.ui.jobs import lacks_budget, progress, raise_budget, retry, save_upload, start
 from fac.ui.pickers import url_of
 from fac.ui.stores import stores
 from fac.ui.text import Row, chat_html, plain
@@ -238,7 +246,9 @@ def estimate_words(
     spec: PairsSpec | SynthesizeSpec, gaps: Sequence[int], requests: Sequence[StyleRequest]
 ) -> str:
     """What writing for these gaps may take, in a sentence or two."""
-    amount = estimate(stores(), spec, gaps, requests, pace(spec.as_json()))
+    settings = spec.as_json()
+    rate = rate_limit(settings) if WRITERS[spec.writer].server else None
+    amount = estimate(stores(), spec, gaps, requests, pace(settings), rate)
     inside, above = ", answers included", ", and those of answers on top"
     if not amount.is_answered:
         inside = above = ""
@@ -247,57 +257,17 @@ def estimate_words(
         f"{amount.prompt_tokens:,} of prompts{above}."
     )
     if amount.seconds is not None:
-        words += f" {pace_words(amount.seconds)}"
+        words += f" {pace_words(amount.seconds, amount.limit)}"
     words += f" {cost_words(amount.cost)}" if WRITERS[spec.writer].server else ""
-    return words + short_words(spec, amount.most_tokens + amount.prompt_tokens, amount.cost)
+    words += short_words(spec, amount.most_tokens + amount.prompt_tokens, amount.cost)
+    return words.replace("$", "\\$")
 
 
 def asking_words(spec: ExplainSpec | JudgeSpec) -> str:
-    """What explaining or judging with a language model may take, in a sentence or two."""
-    amount = asking(stores(), spec, pace(spec.as_json()))
-    words = (
-        f"{counted(amount.features, 'feature')}, {counted(amount.questions, 'question')}: about "
-        f"{amount.prompt_tokens:,} tokens of prompts and up to {amount.most_tokens:,} of replies."
-    )
-    if amount.seconds is not None:
-        words += f" {pace_words(amount.seconds)}"
-    words += f" {cost_words(amount.cost)}"
-    tokens = amount.prompt_tokens + amount.most_tokens
-    return words + short_words(spec, tokens, amount.cost, amount.features)
-
-
-def pace_words(seconds: float) -> str:
-    """How long a job may take."""
-    return f"About {duration(max(seconds, 1))} at the pace of the last run or test."
-
-
-def cost_words(cost: float | None) -> str:
-    """What a server may charge, as Markdown."""
-    if cost is None:
-        return "Its prices are unknown."
-    return f"At most \\${cost:,.2f}." if cost >= 0.1 else f"At most \\${cost:.4f}."
-
-
-def short_words(spec: AskSpec, tokens: int, cost: float | None, features: int = 0) -> str:
-    """That a budget may be too small for what a job may take, and for how many of the features it
-    is enough; "" where none is too small."""
-    enough = [1.0]
-    if spec.budget_tokens is not None and tokens:
-        enough.append(spec.budget_tokens / tokens)
-    if spec.budget_usd is not None and cost:
-        enough.append(spec.budget_usd / cost)
-    if min(enough) >= 1:
-        return ""
-    reach = int(min(enough) * features)
-    words = f": it is enough for about {counted(reach, 'feature')} at least" if features else ""
-    return f" The budget may end it before{words}; what is complete by then is kept."
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that people would say."""
-    if seconds < 90:
-        return f"{max(seconds, 0):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    """What explaining or judging with a language model may take, as Markdown."""
+    settings = spec.as_json()
+    amount = asking(stores(), spec, pace(settings), rate_limit(settings))
+    return in_words(spec, amount).replace("$", "\\$")
 
 
 def show_stopped(job: Job, go_on: Callable[[], None] | None = None, part: str = "text") -> None:

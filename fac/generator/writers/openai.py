@@ -6,16 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fac.config import WriteSpec
 from fac.errors import Progress
-from fac.generator.batch_chat import (
-    Limits,
-    Question,
-    RecordedReply,
-    ReplyJournal,
-    ask_batch,
-    chat_of,
-    limits_of,
-)
+from fac.generator.allowance import Limits, limits_of
+from fac.generator.batch_chat import Question, ask_batch, chat_of
 from fac.generator.chat import ChatModel
+from fac.generator.journal import RecordedReply, ReplyJournal
 from fac.generator.writer import (
     Means,
     Request,
