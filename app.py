@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import streamlit as st
 
 if __name__ == "__main__":
-    from fac.ui import shell
+    from fac.ui import access, shell
     from fac.ui.views import announce, guard
 
     announce()
@@ -16,10 +16,21 @@ if __name__ == "__main__":
         page = shell.navigation()
         st.set_page_config(page_title=f"{page.title} · FAC Explorer")
         st.logo(shell.LOGO, icon_image=shell.MARK, size="large")
+        access.enter()
         shell.frame(page.title)
         page.run()
         announce()
 else:
+    from starlette.middleware import Middleware
+
+    from fac.access import DoorKeeper
+    from fac.errors import InputError
+    from fac.ui.access import open_door
+
+    try:
+        door = open_door()
+    except InputError as error:
+        raise SystemExit(f"fac: {error}") from None
 
     def prepare() -> None:
         """Imports what pages are made with, once Streamlit's caches can be made."""
@@ -38,4 +49,4 @@ else:
         finally:
             gc.unfreeze()
 
-    app = st.App(__file__, lifespan=lifespan)
+    app = st.App(__file__, lifespan=lifespan, middleware=[Middleware(DoorKeeper, door=door)])

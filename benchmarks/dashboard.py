@@ -43,11 +43,12 @@ PATIENCE = 60_000
 
 
 @contextmanager
-def server(workspace: Workspace, script: Path = REPOSITORY / "app.py") -> Iterator[str]:
-    """`streamlit run app.py` on a free port, yielding its address; ends it and its worker."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def server(
+    workspace: Workspace, script: Path = REPOSITORY / "app.py", port: int = 0, **environment: str
+) -> Iterator[str]:
+    """`streamlit run app.py` on this or a free port, yielding its address; ends it and its
+    worker."""
+    port = port or free_port()
     workspace.logs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "streamlit", "run", script.name]
     command += ["--server.headless", "true", "--server.port", str(port)]
@@ -55,7 +56,7 @@ def server(workspace: Workspace, script: Path = REPOSITORY / "app.py") -> Iterat
         process = subprocess.Popen(
             command,
             cwd=script.parent,
-            env={**os.environ, "FAC_WORKSPACE": str(workspace.root)},
+            env={**os.environ, "FAC_WORKSPACE": str(workspace.root), **environment},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -67,6 +68,13 @@ def server(workspace: Workspace, script: Path = REPOSITORY / "app.py") -> Iterat
         process.terminate()
         process.wait(30)
         _end_worker(workspace)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _wait_until_healthy(address: str, process: subprocess.Popen[bytes]) -> None:

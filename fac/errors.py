@@ -5,6 +5,7 @@ FacError
 │   ├── BadRow         one row of a file, with its line
 │   ├── RunNotFound    an id or name that names no finished run
 │   ├── DamagedRun     a run that no longer has the bytes it was written with
+│   ├── Refused        a person asked for what their role does not allow
 │   └── SchemaTooNew   a workspace written by a newer version
 ├── ServiceError       something outside failed: an index, a hub, a server        (exit 3)
 ├── BadReply           a model answered, but not with what was asked              (exit 3)
@@ -59,6 +60,10 @@ class RunNotFound(InputError):
 
 class DamagedRun(InputError):
     """A run that no longer has the bytes it was written with; none of it is used."""
+
+
+class Refused(InputError):
+    """What somebody asked for takes another role than theirs."""
 
 
 class SchemaTooNew(InputError):

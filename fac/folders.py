@@ -62,6 +62,16 @@ class Workspace:
         return Path(os.environ.get("FAC_ENDPOINTS") or self.root / "endpoints.toml")
 
     @property
+    def roles(self) -> Path:
+        """Who may do what once they signed in; FAC_ROLES names another file."""
+        return Path(os.environ.get("FAC_ROLES") or self.root / "roles.toml")
+
+    @property
+    def audit(self) -> Path:
+        """Who did what, where people sign in."""
+        return self.root / "audit.sqlite"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

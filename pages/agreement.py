@@ -7,6 +7,7 @@ import streamlit as st
 from fac import charts
 from fac.questions import ratings
 from fac.questions.catalogue import measured
+from fac.ui.access import needing
 from fac.ui.explanations import LEVEL_NAMES
 from fac.ui.pickers import stop_if_nothing_measured
 from fac.ui.review import pick_task, quote_html, reviewer
@@ -142,6 +143,7 @@ def show_dispute(who: str | None, kind: str, each: ratings.Disagreement) -> None
             st.caption("Settle it:", width="content")
             for level, name in names.items():
                 options = {"key": f"settle {each.wording.seen} {level}", "disabled": who is None}
+                options = needing("settle", **options)
                 action_button(name, "", settle, who, kind, each, level, **options)
             view = {"kind": kind, "item": each.wording.seen}
             view |= {"task": content["task"]} if "task" in content else {}
@@ -207,8 +209,9 @@ def show_exchange() -> None:
         options: Row = {"on_click": "ignore", "icon": ":material/download:", "help": help}
         st.download_button("Export all decisions", exported, "decisions.jsonl", **options)
         with st.popover("Import", icon=":material/upload:"):
-            upload = st.file_uploader("Exported decisions", type=["jsonl", "json"], key="decisions")
-            if upload and st.button("Import them", type="primary"):
+            tie = needing("file", type=["jsonl", "json"], key="decisions")
+            upload = st.file_uploader("Exported decisions", **tie)
+            if upload and st.button("Import them", **needing("file", type="primary")):
                 lines = upload.getvalue().decode("utf-8", "replace").splitlines()
                 st.session_state["imported"] = stores().decisions.load(lines)
                 st.rerun()

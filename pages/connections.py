@@ -6,8 +6,16 @@ from __future__ import annotations
 import streamlit as st
 
 from fac.endpoints import TASKS, Endpoint, Endpoints
-from fac.generator.connection import AT_ONCE, MOST_TOKENS, Connection, try_connection
-from fac.ui.endpoints import connections, endpoints, keep, key_words, price_words, rate_words
+from fac.generator.connection import AT_ONCE, MOST_TOKENS, Connection
+from fac.ui.access import needing
+from fac.ui.endpoints import (
+    connections,
+    endpoints,
+    key_words,
+    price_words,
+    rate_words,
+    try_endpoint,
+)
 from fac.ui.shell import title
 from fac.ui.text import Row, plain
 from fac.ui.views import cards, guard
@@ -76,7 +84,8 @@ def show_endpoint(number: int, endpoint: Endpoint) -> None:
                 f"thousand tokens, and never more than {MOST_TOKENS:,}."
             )
             icon, key = ":material/network_check:", f"test {number} {endpoint.url}"
-            pressed = st.button("Test", icon=icon, key=key, help=help, disabled=not model)
+            tie = needing("connection", help=help, disabled=not model)
+            pressed = st.button("Test", icon=icon, key=key, **tie)
         if pressed and model:
             test(endpoint, model)
         if last := connections().get((endpoint.url, model)):
@@ -93,7 +102,7 @@ def test(endpoint: Endpoint, model: str) -> None:
         bar.progress(min(done / total, 1.0), f"Asking for {note}")
 
     try:
-        keep(try_connection(endpoint, model, progress=show))
+        try_endpoint(endpoint, model, show)
     finally:
         bar.empty()
 

@@ -28,6 +28,7 @@ from fac.questions.relevance import judged, judged_anew, limits_of, scope, task_
 from fac.questions.shares import GROUPINGS, by_group, weighted
 from fac.schema import EVERY_ROLE, ROLES, CoverageResult
 from fac.ui import pickers, views
+from fac.ui.access import needing
 from fac.ui.endpoints import server_fields
 from fac.ui.explanations import doubt, headline, show_explanations, show_verdicts
 from fac.ui.families import show_families
@@ -231,7 +232,7 @@ def judge_form(question: Comparison) -> None:
         )
         fields |= {"label": label, "labels": "" if run == anchor else run, "threshold": threshold}
     about = st.container()  # above the button
-    pressed = st.button("Judge", icon=":material/gavel:")
+    pressed = st.button("Judge", icon=":material/gavel:", **needing("launch"))
     if asks and not fields["model"] and not pressed:
         about.caption("Name a model to see what it may take.")
         return

@@ -28,6 +28,7 @@ from fac.questions import catalogue
 from fac.questions.estimates import measuring_time
 from fac.questions.results import synthesis_behind
 from fac.ui import views
+from fac.ui.access import check_spec, may, needing, person
 from fac.ui.jobs import safe_name, save_upload, show_failures, start
 from fac.ui.models import encoder_in_url, forget_choice, is_chosen
 from fac.ui.shell import title
@@ -61,6 +62,9 @@ SAMPLES = 8
 
 def add() -> None:
     """The form; a chosen source becomes an ingest job, and what it holds a measure where asked."""
+    if not may("file"):
+        st.caption(person().refusal("file"))
+        return
     kind = views.choice(
         "Source", tuple(SOURCES), "from", names=SOURCES, label_visibility="collapsed"
     )
@@ -103,8 +107,9 @@ def add() -> None:
     encoder = encoder_in_url("", "skip" if skip else "stop")
     with st.container(horizontal=True, vertical_alignment="center"):
         early = not (is_known and name)
-        both = st.button("Add and measure", type="primary", icon=":material/speed:", disabled=early)
-        alone = st.button("Add", icon=":material/add:", disabled=early)
+        tie = needing("launch", disabled=early)
+        both = st.button("Add and measure", type="primary", icon=":material/speed:", **tie)
+        alone = st.button("Add", icon=":material/add:", **tie)
     st.caption(plain(measuring_words(encoder, seen)))
     if both or alone:
         settings = {k: v for k, v in encoder.as_json().items() if k != "dataset"}
@@ -157,6 +162,8 @@ def beginning(upload: Any, source: str) -> tuple[Preview | None, dict[str, str] 
     """Shows what a source is taken for and its first rows; returns that, None where it cannot be
     read or the hub shows none of it, and the columns that a person names instead, None as long as
     one of them is missing."""
+    if source:
+        check_spec({"source": source})
     of_hub = source.startswith("hf:")
     named: Named | None = None
     if upload:
@@ -360,7 +367,8 @@ def measure(run: str, *, again: bool) -> None:
         ).strip()
         corner = st.container() if again else slot
     meaning = "Reads every sample with the model and keeps each feature's peak."
-    if corner.button("Measure", type="primary", icon=":material/speed:", help=meaning):
+    tie = needing("launch", help=meaning)
+    if corner.button("Measure", type="primary", icon=":material/speed:", **tie):
         on_bad = "skip" if skip else "stop"
         spec = MeasureSpec(
             dataset=run, model=model, layer=layer, sae=sae, despite=despite, on_bad=on_bad

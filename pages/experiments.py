@@ -12,6 +12,7 @@ from fac.manifest import MeasureManifest
 from fac.questions import experiments as questions
 from fac.questions.catalogue import measured, titles
 from fac.questions.comparison import clear_firing
+from fac.ui.access import needing
 from fac.ui.experiments import conclusion_html, show_figure, show_published, show_table
 from fac.ui.jobs import counted, show_failures, start
 from fac.ui.pickers import pick_run, stop_if_nothing_measured, warn_of_strays
@@ -248,9 +249,8 @@ def show_price(spec: ExperimentSpec) -> None:
     is_live = any(
         read_spec(job.step, job.spec) == spec for job in questions.asked(stores().queue.live())
     )
-    action_button(
-        "Run the experiment", "play_arrow", launch, spec, type="primary", disabled=is_live
-    )
+    tie = needing("launch", type="primary", disabled=is_live)
+    action_button("Run the experiment", "play_arrow", launch, spec, **tie)
 
 
 def launch(spec: ExperimentSpec) -> None:

@@ -36,6 +36,7 @@ from fac.questions.fill_spans import fill_spans
 from fac.questions.gap_evidence import gap_counts
 from fac.questions.ledger import chosen_for, taken_before
 from fac.ui import views
+from fac.ui.access import needing, permit
 from fac.ui.families import offer, pick_families
 from fac.ui.jobs import counted, start
 from fac.ui.pickers import (
@@ -295,7 +296,7 @@ def make_dataset(comparison: Comparison, kept: Fill) -> None:
             f"Make a dataset of {counted(n_rows, 'row')} and measure it",
             type="primary",
             icon=":material/add_notes:",
-            disabled=bool(before) or not n_rows,
+            **needing("launch", disabled=bool(before) or not n_rows),
         )
         st.download_button(
             "JSONL",
@@ -314,6 +315,7 @@ def make_dataset(comparison: Comparison, kept: Fill) -> None:
             link("pairs", words, features=",".join(map(str, first)))
     if not pressed:
         return
+    permit("launch", f"dataset {name}")
     run = publish(stores(), comparison, kept, name)
     spec = stores().runs.manifest(kept.pool).spec
     assert isinstance(spec, MeasureSpec)

@@ -21,6 +21,7 @@ from fac.questions.results import last_synthesis, rare_words, reach
 from fac.questions.samples import looked
 from fac.schema import CoverageResult
 from fac.ui import pickers, views
+from fac.ui.access import needing
 from fac.ui.bars import curve_html, fac_bars_html, funnel_html
 from fac.ui.families import say_families
 from fac.ui.jobs import arriving, demo_job, progress, retry
@@ -44,7 +45,7 @@ def show_arrival() -> None:
         pickers.stop_if_nothing_measured({})
     elif job.status == "failed":
         st.error(plain(job.error or "The demo could not be set up."), icon=":material/error:")
-        st.button("Try again", on_click=retry, args=(job.id,), icon=":material/refresh:")
+        views.action_button("Try again", "refresh", retry, job.id, **needing("launch"))
         views.link("datasets", "Or start with a dataset of your own", icon="")
     else:
         with st.container(border=True):

@@ -5,10 +5,13 @@ from typing import Any
 
 import streamlit as st
 
+from fac.store.audit import Audit
 from fac.store.queue import Job
+from fac.ui.access import may, needing, signs_in
 from fac.ui.jobs import job_title, lacks_budget, progress, raise_budget, restart_worker, retry
 from fac.ui.shell import title
 from fac.ui.stores import stores, workspace
+from fac.ui.tables import Pager, table
 from fac.ui.text import clean, plain
 from fac.ui.views import action_button, empty, guard
 
@@ -22,6 +25,16 @@ STATES: dict[str, tuple[str, Any]] = {
     "cancelled": (":material/cancel:", "orange"),
 }
 NEWEST = 20
+AUDITED = 100
+
+DEED_COLUMNS = {
+    "at": st.column_config.TextColumn("When (UTC)", width=190),
+    "who": st.column_config.TextColumn("Who", width=200),
+    "role": st.column_config.TextColumn("Role", width=90),
+    "action": st.column_config.TextColumn("Action", width=90),
+    "about": st.column_config.TextColumn("What", width="large"),
+    "refused": st.column_config.CheckboxColumn("Refused", width=80),
+}
 
 
 def worker_card() -> None:
@@ -37,7 +50,7 @@ def worker_card() -> None:
         st.caption(words, width="stretch")
         label = "Restart the worker" if alive else "Start a worker"
         help = "A running job goes back to the queue and continues from its finished parts."
-        action_button(label, "restart_alt", restart_worker, help=help)
+        action_button(label, "restart_alt", restart_worker, **needing("worker", help=help))
 
 
 def job_card(job: Job) -> None:
@@ -46,12 +59,15 @@ def job_card(job: Job) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.badge(job.status, icon=icon, color=colour)
             st.markdown(f"**{plain(job_title(job))}**", width="stretch")
-            st.caption(times(job), width="content")
+            asker = f"{plain(job.asker)}, " if job.asker else ""
+            st.caption(f"{asker}{times(job)}", width="content")
             if job.status in ("waiting", "running"):
                 cancel = stores().queue.cancel
-                action_button("Cancel", "close", cancel, job.id, key=f"cancel {job.id}")
+                tie = needing("cancel", key=f"cancel {job.id}")
+                action_button("Cancel", "close", cancel, job.id, **tie)
             elif job.status in ("failed", "cancelled") and not lacks_budget(job):
-                action_button("Retry", "refresh", retry, job.id, key=f"retry {job.id}")
+                tie = needing("launch", key=f"retry {job.id}")
+                action_button("Retry", "refresh", retry, job.id, **tie)
         if job.status == "running":
             progress(job)
         if job.error:
@@ -95,6 +111,15 @@ def queue_now() -> None:
         job_card(job)
 
 
+def show_audit() -> None:
+    """Who did what, newest first."""
+    log = Audit(workspace().audit)
+    pager = Pager("deeds", size=AUDITED)
+    deeds = log.newest(pager.size, offset=pager.offset)
+    table([deed._asdict() for deed in deeds], [*DEED_COLUMNS], key="audit", more=DEED_COLUMNS)
+    pager.draw(log.count(), "deed")
+
+
 title("Jobs")
 live = bool(stores().queue.live())
 st.fragment(guard()(queue_now), run_every="2s" if live else None)()
@@ -105,3 +130,6 @@ if st.toggle("Show the worker's log", key="log"):
         st.code("\n".join(lines), language=None, height=360)
     else:
         st.caption("The log is empty.")
+
+if signs_in() and may("audit") and st.toggle("Show who did what", key="show audit"):
+    show_audit()

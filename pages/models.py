@@ -7,11 +7,12 @@ from fac.errors import FacError
 from fac.manifest import PreflightManifest
 from fac.questions import catalogue
 from fac.questions.estimates import training_time
-from fac.questions.installed import Installed, installed, remove
+from fac.questions.installed import Installed, installed
 from fac.questions.preflights import newest_preflight
 from fac.ui import views
+from fac.ui.access import needing
 from fac.ui.jobs import counted, saes_being_trained, show_failures, start
-from fac.ui.models import encoder_in_url, layer_in_url, pick_model, pick_sae, saes_here
+from fac.ui.models import delete, encoder_in_url, layer_in_url, pick_model, pick_sae, saes_here
 from fac.ui.preflight import show_preflight
 from fac.ui.shell import title
 from fac.ui.stores import stores
@@ -89,8 +90,11 @@ def choose() -> None:
         "Check again" if manifest else "Preflight",
         type="secondary" if manifest else "primary",
         icon=":material/fact_check:",
-        help="Reads the texts with the model and compares what the SAE makes of them, here and at "
-        "the layers beside.",
+        **needing(
+            "launch",
+            help="Reads the texts with the model and compares what the SAE makes of them, here and "
+            "at the layers beside.",
+        ),
     ):
         start(spec, f"Checking {sae} on {model}")
         st.rerun()
@@ -198,7 +202,7 @@ def train() -> None:
             "Train it",
             type="primary",
             icon=":material/model_training:",
-            disabled=not (name and model) or taken,
+            **needing("launch", disabled=not (name and model) or taken),
         ):
             start(spec, f"Training {name}")
             st.rerun()
@@ -268,9 +272,10 @@ def confirm(item: Installed) -> None:
     elif item.kind == "leftover":
         words += " What it belongs to begins anew where it is not finished."
     st.markdown(plain(words))
-    if st.button("Delete it", type="primary", key=f"delete {item.path}"):
+    tie = needing("delete", type="primary", key=f"delete {item.path}")
+    if st.button("Delete it", **tie):
         try:
-            freed = remove(stores(), item.path)
+            freed = delete(item)
         except FacError as error:
             st.error(plain(str(error)), icon=":material/error:")
             return

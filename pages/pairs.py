@@ -17,6 +17,7 @@ from fac.questions.shape import shape_of
 from fac.review import PairState
 from fac.store.queue import Job
 from fac.ui import views, writing
+from fac.ui.access import needing
 from fac.ui.explanations import headline
 from fac.ui.families import families_in_words, offer, pick_families, pick_few
 from fac.ui.jobs import counted, show_failures, start
@@ -122,7 +123,8 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
     with right:
         show_requests(anchor, features[0], requests, spec.candidates)
     pairs_for = f"pairs for {counted(len(features), 'gap')}"
-    pressed = go.button(f"Write {pairs_for}", type="primary", icon=":material/edit_note:")
+    tie = needing("launch", type="primary", icon=":material/edit_note:")
+    pressed = go.button(f"Write {pairs_for}", **tie)
     estimate.caption(writing.estimate_words(spec, features, requests))
     if pressed:
         st.session_state["pairs job"] = start(spec, f"Writing {pairs_for}")

@@ -9,6 +9,7 @@ from fac.config import ProbeSpec
 from fac.questions import catalogue
 from fac.questions.explanations import with_names
 from fac.ui import pickers, views
+from fac.ui.access import needing
 from fac.ui.explanations import headline
 from fac.ui.jobs import progress, start
 from fac.ui.shell import title
@@ -96,7 +97,8 @@ run = views.get_param("probe", "", valid=runs.find)
 with st.form("text", border=False):
     before = runs.manifest(run).facts.text if run else EXAMPLE
     written = st.text_area("Text", value=before, height=110, label_visibility="collapsed")
-    sent = st.form_submit_button("Read its features", type="primary", icon=":material/play_arrow:")
+    tie = needing("launch", type="primary", icon=":material/play_arrow:")
+    sent = st.form_submit_button("Read its features", **tie)
 if sent and written.strip():
     st.session_state.pop("probe_error", None)
     spec = ProbeSpec(

@@ -11,6 +11,7 @@ from fac.questions.explanations import explained
 from fac.questions.gap_evidence import gap_features
 from fac.questions.review_queue import ItemQueue, item_queue, items_of
 from fac.ui import pickers
+from fac.ui.access import needing, person, signs_in
 from fac.ui.endpoints import server_fields
 from fac.ui.jobs import show_failures, start
 from fac.ui.review import pick_task, reviewer, show_item, undo_last_button
@@ -43,7 +44,8 @@ def explain_offer(anchor: str, features: list[int]) -> None:
     with st.container(border=True):
         st.markdown("**From their tokens**")
         st.caption("Which words a feature peaks on, and near which. No model, no key, no cost.")
-        if st.button("Explain by tokens", type="primary", icon=":material/format_quote:"):
+        tie = needing("launch", type="primary", icon=":material/format_quote:")
+        if st.button("Explain by tokens", **tie):
             start(ExplainSpec(measure=anchor), "Explaining every feature by its tokens")
             st.rerun()
     with st.container(border=True):
@@ -64,7 +66,7 @@ def explain_form(anchor: str, features: list[int]) -> None:
     listed = ", ".join(model_scores()).capitalize()
     scored = st.toggle("Score them on held-out texts", value=True, help=f"{listed}.")
     about = st.container()  # above the button
-    pressed = st.button("Explain", icon=":material/smart_toy:")
+    pressed = st.button("Explain", icon=":material/smart_toy:", **needing("launch"))
     if not server["model"] and not pressed:
         about.caption("Name a model to see what it may take.")
         return
@@ -112,6 +114,9 @@ def show_end(queue: ItemQueue) -> None:
 
 def ask_who() -> None:
     """Nobody is known yet, so nothing can be decided."""
+    if signs_in():
+        empty("You may look", person().refusal("decide"), icon=":material/visibility:")
+        return
     words = (
         "Choose or type your name above. Decisions are kept under it, and nobody sees another's "
         "before deciding."

@@ -22,6 +22,7 @@ from fac.questions.samples import looked
 from fac.review import PAIR_STATES
 from fac.synthesis import PILOT
 from fac.ui import views, writing
+from fac.ui.access import needing
 from fac.ui.bars import parts_html
 from fac.ui.explanations import headline
 from fac.ui.exports import show_export
@@ -168,12 +169,14 @@ def show_price(spec: SynthesizeSpec, approved: list[Row]) -> None:
                 "take. Nothing is written twice."
             )
             label, trial = f"Try {PILOT} pairs first", results.pilot_spec(spec)
-            action_button(label, "science", launch, trial, "Trying a few pairs", False)
+            tie = (launch, trial, "Trying a few pairs", False)
+            action_button(label, "science", *tie, **needing("launch"))
         elif pilot is None:
             st.caption(f"A pilot tries {PILOT} pairs first; here that would be all there are.")
         label = f"Synthesize from {counted(n, 'approved pair')}"
         words = f"Synthesizing from {n:,} approved pairs"
-        action_button(label, "play_arrow", launch, spec, words, type="primary")
+        tie = needing("launch", type="primary")
+        action_button(label, "play_arrow", launch, spec, words, **tie)
 
 
 def show_requests(spec: SynthesizeSpec, approved: list[Row]) -> None:
@@ -520,7 +523,8 @@ def show_remeasured(manifest: SynthesisManifest, again: results.Remeasured | Non
             "As a dataset of its own, with the anchor's model, layer and SAE: an independent check "
             "of every row, and the way to compare feature by feature."
         )
-        action_button("Measure what is kept", "speed", start_remeasure, manifest, help=help)
+        tie = needing("launch", help=help)
+        action_button("Measure what is kept", "speed", start_remeasure, manifest, **tie)
 
 
 @st.fragment(run_every="1s")

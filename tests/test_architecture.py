@@ -16,7 +16,7 @@ FAC = REPOSITORY / "fac"
 
 LAYERS = [
     {"errors"},
-    {"registry", "schema", "endpoints", "folders", "markup"},
+    {"registry", "schema", "endpoints", "access", "folders", "markup"},
     {"config"},
     {"manifest"},
     {
@@ -139,7 +139,9 @@ def test_sql_stays_in_the_store():
     sql = {path for path, found in told.items() if found}
     store = Path("fac/store")
     cache = {path for path in sql if path.parent == store / "cache"}
-    assert cache and sql - cache == {store / "decisions.py", store / "queue.py"}
+    assert cache and sql - cache == {
+        store / f"{name}.py" for name in ("decisions", "queue", "audit")
+    }
 
 
 def test_databases_are_opened_in_the_store_alone():
@@ -239,7 +241,7 @@ def test_an_error_that_is_swallowed_is_seen(source):
 
 
 def test_every_dependency_has_one_exact_version():
-    for kind in ("", "-dev", "-scale", "-mcp"):
+    for kind in ("", "-dev", "-scale", "-mcp", "-auth"):
         name = f"requirements{kind}.txt"
         for line in (REPOSITORY / name).read_text().splitlines():
             if line.strip() and not line.startswith("#"):

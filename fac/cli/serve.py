@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 from typer import Option
 
 import fac
+from fac.access import HOSTS, NO_LOGIN, ROOTS
 from fac.api import Explorer
 from fac.cli.frame import Answer, command, plain
 from fac.config import REPOSITORY, JudgeSpec, Workspace
@@ -29,12 +31,27 @@ Figures = dict[str, Any]
 @command("app")
 def app(
     workspace: Workspace,
-    port: Annotated[int | None, Option(help="Port of 127.0.0.1; by default the next free.")] = None,
+    port: Annotated[int | None, Option(help="By default the next that is free.")] = None,
+    address: Annotated[str, Option(help="To listen on; others than loopback need sign-in.")] = "",
+    host: Annotated[list[str] | None, Option(help="A name people type to reach it.")] = None,
+    root: Annotated[list[Path] | None, Option(help="A folder whose files may be named.")] = None,
+    no_login: Annotated[
+        bool, Option("--no-login", help="Whoever reaches it may do everything.")
+    ] = False,
 ) -> Answer:
-    """Open the dashboard, until stopped."""
+    """Open the dashboard, until stopped. Where people sign in (docs/deploy.md), roles.toml says who
+    may do what, and --root which files of this machine they may name."""
     line = [sys.executable, "-m", "streamlit", "run", str(REPOSITORY / "app.py")]
     line += ["--server.port", str(port)] if port else []
-    os.execve(sys.executable, line, {**os.environ, "FAC_WORKSPACE": str(workspace.root)})
+    line += ["--server.address", address] if address else []
+    environment = {**os.environ, "FAC_WORKSPACE": str(workspace.root)}
+    if host:
+        environment[HOSTS] = ",".join(host)
+    if root:
+        environment[ROOTS] = os.pathsep.join(str(each.expanduser().absolute()) for each in root)
+    if no_login:
+        environment[NO_LOGIN] = "allow"
+    os.execve(sys.executable, line, environment)
 
 
 @command("mcp")

@@ -20,6 +20,7 @@ from fac.config import REPOSITORY, Workspace
 from fac.endpoints import read_endpoints
 from fac.errors import FacError, InputError, Progress
 from fac.store import Stores
+from fac.store.audit import Audit
 from fac.store.cache import CACHED
 from fac.store.decisions import Decisions
 from fac.store.leftovers import holder, leftovers, remove
@@ -295,6 +296,29 @@ def restore(
     lines = [row["reason"] for row in data["rejected"]]
     refusal = f"{len(lines)} decisions were not taken; {lines[0]}" if lines else ""
     return Answer(data, listing({**data, "rejected": len(lines)}), refusal=refusal)
+
+
+@command("audit")
+def audit(
+    workspace: Workspace,
+    limit: Annotated[int, Option(min=1, help="So many, the newest.")] = 50,
+    who: Annotated[str | None, Option(help="Only what this person did.")] = None,
+) -> Answer:
+    """Who did what, newest first, where people sign in to the dashboard."""
+    log = Audit(workspace.audit)
+    deeds = log.newest(limit, who=who)
+    data = {"deeds": [deed._asdict() for deed in deeds], "count": log.count()}
+
+    def tell() -> None:
+        for deed in deeds:
+            person = deed.who or "nobody signed in"
+            refused = "[red]refused[/] " if deed.refused else ""
+            words = f"{person} ({deed.role or 'no role'}) {refused}{deed.action}: {deed.about}"
+            out.print(f"{deed.at} {words}", soft_wrap=True, highlight=False)
+        if not deeds:
+            out.print("Nothing is written down: nobody who signed in did anything yet.")
+
+    return Answer(data, tell)
 
 
 def _bytes(n: int) -> str:

@@ -117,7 +117,7 @@ class Worker:
             run_id = self.steps.perform(spec, progress)
             if (next_spec := following(spec, run_id)) is not None:
                 self._queue.enqueue(
-                    next_spec
+                    next_spec, job.asker
                 )  # before this one ends: killed here, it is asked again
         except Cancelled as reason:
             if not self._stop.is_set():  # what a worker that ends leaves, the next one recovers

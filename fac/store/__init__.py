@@ -4,6 +4,7 @@ runs       finished work: parquet and a manifest, immutable (no SQL)
 cache      DuckDB files derived from runs, the only DuckDB code
 queue      jobs waiting and running, in SQLite
 decisions  what people decided, in SQLite
+audit      who did what, where people sign in, in SQLite
 processes  which processes live, and scratch folders that go when theirs does
 memo       answers from runs and caches, remembered while those do not change
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from fac.access import Permit, anybody
 from fac.config import Workspace
 from fac.store.cache import Cache
 from fac.store.decisions import Decisions
@@ -40,14 +42,14 @@ class Stores(NamedTuple):
         return (self.cache.folder, root, *steps)
 
 
-def open_stores(workspace: Workspace, *, remember: bool) -> Stores:
-    """The stores of a workspace. Where they `remember`, a question to runs, cache or a function
-    that is `remembered` is answered once while the runs and caches stay as they are; such answers
-    are shared and must not be changed."""
+def open_stores(workspace: Workspace, *, remember: bool, permit: Permit = anybody) -> Stores:
+    """The stores of a workspace; `permit` is asked before queue and decisions change. Where they
+    `remember`, a question to runs, cache or a function that is `remembered` is answered once while
+    the runs and caches stay as they are; such answers are shared and must not be changed."""
     memo = Memo()
     return Stores(
         Runs(workspace, memo if remember else None),
         Cache(workspace.cache, memo=memo, remember=remember),
-        Queue(workspace.queue),
-        Decisions(workspace.decisions),
+        Queue(workspace.queue, permit),
+        Decisions(workspace.decisions, permit),
     )

@@ -25,8 +25,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from fac.access import Permit, anybody
 from fac.config import digest
-from fac.errors import InputError
+from fac.errors import InputError, Refused
 from fac.schema import CANNOT_TELL, LEVELS
 from fac.store.sqlite import Connection, Database, storable
 
@@ -61,7 +62,8 @@ need doubt what an import brought."""
 
 _PARTS = {"RUN": r"[^/]+", "FEATURE": r"\d{1,9}", "TASK": r".+", "TEXT": r".+"}
 
-LONGEST_NAME = 80
+LONGEST_NAME = 320
+"""A login may be known by its address, or by its subject and issuer."""
 
 DAY_AHEAD = timedelta(days=1)
 """A time further in the future is a wrong clock, and would win over every later decision."""
@@ -213,6 +215,12 @@ class Decisions(Database):
     )
     check = "check that the folder exists and that you may write there; nothing was recorded."
 
+    def __init__(self, path: Path, permit: Permit = anybody):
+        """`permit` is asked before anything is recorded; who is known by a name decides in no
+        other."""
+        super().__init__(path)
+        self._permit = permit
+
     # ---- saying something
 
     def add(
@@ -232,8 +240,9 @@ class Decisions(Database):
         """Records a verdict on `content`, the JSON object of all that was shown.
 
         Raises InputError for a verdict that the kind does not know, or a file that cannot be
-        written; then nothing was recorded.
+        written, Refused; then nothing was recorded.
         """
+        self._check("settle" if adjudicates else "decide", f"{kind} {subject}: {verdict}", reviewer)
         body = _canonical_json(content)
         seen = digest(dict(content))
         if digest(json.loads(body)) != seen:
@@ -262,8 +271,9 @@ class Decisions(Database):
     def withdraw(self, uid: str, reviewer: str) -> None:
         """Takes one's own decision back. The one before it, if any, stands again.
 
-        Raises InputError for another's decision, or one that is gone already.
+        Raises InputError for another's decision, or one that is gone already, Refused.
         """
+        self._check("decide", f"withdrawal of {uid}", reviewer)
         reviewer = reviewer_name(reviewer)
         with self._writing() as con:
             decision = _stored(con, uid)
@@ -278,6 +288,11 @@ class Decisions(Database):
                 raise InputError(f"Decision {uid} was taken back already, {decision.withdrawn}.")
             withdrawal = Withdrawal(uuid.uuid4().hex, _next_at(con, reviewer), reviewer, uid)
             con.execute(WITHDRAW, withdrawal._asdict())
+
+    def _check(self, action: str, about: str, reviewer: str) -> None:
+        name = self._permit(action, about)
+        if name and reviewer_name(name) != reviewer_name(reviewer):
+            raise Refused(f"You are signed in as {name} and decide in no other name: sign in anew.")
 
     # ---- looking
 
@@ -336,8 +351,9 @@ class Decisions(Database):
 
         added, known: how many lines; rejected: a list of line (from 1) and reason. A line that
         tells another story under a known uid is rejected, as is content that does not have its
-        hash. All in one transaction.
+        hash. All in one transaction. Raises Refused.
         """
+        self._permit("file", "decisions of a file")
         counts: Counter[str] = Counter()
         rejected: list[dict[str, Any]] = []
         withdrawals: list[tuple[int, Withdrawal]] = []  # of decisions that may come further down

@@ -18,12 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fac.access import EDITS, Permit, anybody
 from fac.config import Spec
 from fac.errors import Cancelled, InputError
 from fac.store.processes import birth, lives
 from fac.store.sqlite import Connection, Database, storable
 
-QUEUE_VERSION = 2
+QUEUE_VERSION = 3
 
 LEASE = 120.0
 """Seconds a running job may stay silent before another worker may have it."""
@@ -41,7 +42,7 @@ SCHEMA = f"""
         total INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL DEFAULT '', run_id TEXT, error TEXT,
         created REAL NOT NULL, started REAL, finished REAL, attempts INTEGER NOT NULL DEFAULT 0,
         worker TEXT, host TEXT, pid INTEGER, lease REAL, stop INTEGER NOT NULL DEFAULT 0,
-        born TEXT);
+        born TEXT, asker TEXT NOT NULL DEFAULT '');
     CREATE UNIQUE INDEX one_live_job_per_spec ON job (step, spec)
         WHERE status IN ('waiting', 'running');
     CREATE TABLE worker (host TEXT, pid INTEGER, started REAL NOT NULL, beat REAL NOT NULL,
@@ -49,19 +50,26 @@ SCHEMA = f"""
     PRAGMA user_version = {QUEUE_VERSION};
 """
 
-FROM_1 = f"""
+FROM_1 = """
     ALTER TABLE job ADD COLUMN born TEXT;
     ALTER TABLE worker ADD COLUMN born TEXT;
     DELETE FROM worker;
+"""
+"""Makes one of version 1 one of 2. Its workers cannot go on with it; their jobs wait again."""
+
+FROM_2 = f"""
+    ALTER TABLE job ADD COLUMN asker TEXT NOT NULL DEFAULT '';
     PRAGMA user_version = {QUEUE_VERSION};
 """
-"""Makes one of version 1 one of this. Its workers cannot go on with it; their jobs wait again."""
 
-COLUMNS = (
-    "id, step, spec, status, done, total, note, run_id, error, created, started, finished, attempts"
-)
+COLUMNS = """
+    id, step, spec, status, done, total, note, run_id, error, created, started, finished, attempts,
+    asker
+"""
 
-ENQUEUE = "INSERT INTO job (step, spec, created) VALUES (:step, :spec, :now) RETURNING id"
+ENQUEUE = """
+    INSERT INTO job (step, spec, created, asker) VALUES (:step, :spec, :now, :asker) RETURNING id
+"""
 
 LIVE_JOB_OF = """
     SELECT id FROM job WHERE step = :step AND spec = :spec AND status IN ('waiting', 'running')
@@ -156,6 +164,7 @@ class Job(NamedTuple):
     started: float | None
     finished: float | None
     attempts: int
+    asker: str  # who asked for it first; "" where nobody was known by a name
 
 
 class Queue(Database):
@@ -165,26 +174,29 @@ class Queue(Database):
     name, written = "The queue", "the queue"
     repair = "delete the file; only the jobs that were waiting are lost."
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, permit: Permit = anybody):
+        """`permit` is asked before anybody has a job started or cancelled."""
         super().__init__(path)
-        self._host = socket.gethostname()
+        self._host, self._permit = socket.gethostname(), permit
 
     # ---- asking for work
 
-    def enqueue(self, spec: Spec) -> int:
+    def enqueue(self, spec: Spec, asker: str | None = None) -> int:
         """Asks for a step; the id of the job, which is the live one where the same spec waits or
-        runs already."""
-        return self._enqueue(spec.step, spec.as_json())
+        runs already. `asker` is who asked for the job that this one follows. Raises Refused."""
+        return self._enqueue(spec.step, spec.as_json(), asker)
 
     def cancel(self, job_id: int) -> None:
-        """A waiting job ends now; a running one is asked to, and stops at its next report."""
+        """A waiting job ends now; a running one is asked to, and stops at its next report. Raises
+        Refused."""
+        self._permit("cancel", f"job {job_id}")
         with self._writing() as con:
             _job_of(con, job_id)
             con.execute(CANCEL_WAITING, {"id": job_id, "now": time.time()})
             con.execute(CANCEL_RUNNING, {"id": job_id})
 
     def retry(self, job_id: int) -> int:
-        """Asks for the same thing once more; the id of the job that will do it."""
+        """Asks for the same thing once more; the id of the job that will do it. Raises Refused."""
         job = self.job(job_id)
         return self._enqueue(job.step, job.spec)
 
@@ -300,8 +312,9 @@ class Queue(Database):
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         with super()._writing() as con:
-            if self._version(con) == 1:
-                for statement in FROM_1.split(";"):
+            before = self._version(con)
+            if before < QUEUE_VERSION:
+                for statement in [*(FROM_1.split(";") if before == 1 else ()), *FROM_2.split(";")]:
                     con.execute(statement)
             yield con
 
@@ -314,9 +327,12 @@ class Queue(Database):
         with self._writing() as con:
             con.execute(END_MINE, {**values, **self._me()})
 
-    def _enqueue(self, step: str, spec: dict[str, Any]) -> int:
+    def _enqueue(self, step: str, spec: dict[str, Any], asker: str | None = None) -> int:
+        if asker is None:
+            named = [str(spec[field]) for field in ("name", "model") if spec.get(field)]
+            asker = self._permit("edit" if step in EDITS else "launch", " ".join([step, *named]))
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
-        values = {"step": step, "spec": text, "now": time.time()}
+        values = {"step": step, "spec": text, "now": time.time(), "asker": storable(asker)}
         with self._writing() as con:
             live = con.execute(LIVE_JOB_OF, values).fetchall()
             return (live or con.execute(ENQUEUE, values).fetchall())[0][0]

@@ -10,10 +10,16 @@ import streamlit as st
 
 from fac.config import Spec
 from fac.endpoints import UNLISTED, Endpoint, Endpoints, default_endpoint, read_endpoints
-from fac.errors import InputError
-from fac.generator.connection import Connection, keep_connection, read_connections
+from fac.errors import InputError, Progress
+from fac.generator.connection import (
+    Connection,
+    keep_connection,
+    read_connections,
+    try_connection,
+)
 from fac.generator.rate import RateLimit, rate_of
 from fac.jobs.steps import asks_server
+from fac.ui.access import permit
 from fac.ui.stores import workspace
 from fac.ui.text import Row, plain
 
@@ -198,9 +204,11 @@ def connections() -> dict[tuple[str, str], Connection]:
     return read_connections(_connections_file())
 
 
-def keep(connection: Connection) -> None:
-    """Keeps what a test showed, for every page of the workspace."""
-    keep_connection(_connections_file(), connection)
+def try_endpoint(endpoint: Endpoint, model: str, progress: Progress) -> None:
+    """Tests a model of an endpoint, and keeps what that showed for every page of the workspace.
+    Raises Refused."""
+    permit("connection", f"{model} at {endpoint.url}")
+    keep_connection(_connections_file(), try_connection(endpoint, model, progress=progress))
 
 
 def priced(settings: Mapping[str, Any]) -> Row:

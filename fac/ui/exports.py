@@ -11,6 +11,7 @@ import streamlit as st
 from fac.errors import InputError
 from fac.export import (
     FORMS,
+    Exported,
     Plan,
     awaited_in_words,
     counted,
@@ -22,6 +23,7 @@ from fac.export import (
 from fac.manifest import SynthesisManifest
 from fac.questions import exports
 from fac.ui import jobs
+from fac.ui.access import check_place, needing, permit
 from fac.ui.stores import stores
 from fac.ui.text import Row, clean, plain
 from fac.ui.views import choice, guard
@@ -115,10 +117,19 @@ def _show_files(manifest: SynthesisManifest, plan: Plan, reviewed: bool) -> None
         label = "Or a folder on the server, as the Hugging Face hub has them"
         options = {"placeholder": f"~/exports/{exports.export_name(manifest)}"}
         path = st.text_input(label, width=460, key=f"folder {run}", **options).strip()
-        pressed = st.button("Write the folder", icon=":material/folder:", disabled=not path)
+        tie = needing("file", disabled=not path)
+        pressed = st.button("Write the folder", icon=":material/folder:", **tie)
     if pressed:
-        out = Path(path).expanduser().absolute()
-        exported = exports.write(stores(), run, out, format="hf", form=form, reviewed=reviewed)
+        exported = write_folder(run, path, form, reviewed)
         where = plain(str(exported.path))
         words = f"{exported.rows:,} rows, columns of the form {exported.form}, in {where}."
         st.success(words, icon=":material/task_alt:")
+
+
+def write_folder(run: str, path: str, form: str, reviewed: bool) -> Exported:
+    """Writes an export where a person names a folder of the server. Raises Refused, and InputError
+    as `exports.write`."""
+    check_place(path)
+    permit("file", f"export to {path}")
+    out = Path(path).expanduser().absolute()
+    return exports.write(stores(), run, out, format="hf", form=form, reviewed=reviewed)

@@ -18,6 +18,7 @@ from fac.questions.families import (
     gaps_of_family,
     take_name_back,
 )
+from fac.ui.access import needing
 from fac.ui.jobs import counted, progress, start
 from fac.ui.review import reviewer
 from fac.ui.stores import stores
@@ -120,7 +121,7 @@ def offer(
             st.fragment(_how_far, run_every="2s")(job.id)
             return
     st.caption(why)
-    action_button(button, icon, start, spec, announcement)
+    action_button(button, icon, start, spec, announcement, **needing("launch"))
 
 
 def _how_far(number: int) -> None:

@@ -23,6 +23,7 @@ from fac.jobs import worker
 from fac.markup import counted
 from fac.store.processes import scratch
 from fac.store.queue import Job
+from fac.ui import access
 from fac.ui.endpoints import check_endpoint
 from fac.ui.stores import stores, workspace
 from fac.ui.text import Row, plain
@@ -80,8 +81,9 @@ def name_of(run: str) -> str:
 
 def start(spec: Spec, announcement: str) -> int:
     """Puts a job into the queue, makes sure that somebody works, and says so. Raises InputError as
-    `check_endpoint`."""
+    `check_endpoint`, Refused."""
     check_endpoint(spec)
+    access.check_spec(spec.as_json())
     job = stores().queue.enqueue(spec)
     st.session_state.setdefault("started", []).append(job)
     worker.start_worker(workspace())
@@ -115,7 +117,7 @@ def raise_budget(job: Job) -> int | None:
                 )
         help = "What was paid for is kept: nothing is asked twice."
         icon, key = ":material/resume:", f"raise {job.id}"
-        if st.button("Go on within it", icon=icon, key=key, help=help):
+        if st.button("Go on within it", icon=icon, key=key, **access.needing("launch", help=help)):
             raised = read_spec(job.step, job.spec | budgets)
             return start(raised, "Going on with a larger budget")
     return None
@@ -171,13 +173,16 @@ def safe_name(name: str) -> str:
 
 def save_upload(name: str, content: bytes) -> Path:
     """An uploaded file under `inputs/`, named by its content so that names cannot collide. Several
-    may save the same at once."""
+    may save the same at once. Raises Refused."""
     folder = workspace().inputs
     target = folder / f"{hashlib.sha256(content).hexdigest()[:12]}-{safe_name(name)}"
-    if not target.exists():
-        with disk_room(f"the upload {target.name}"), scratch(folder) as temporary:
-            (temporary / target.name).write_bytes(content)
-            (temporary / target.name).replace(target)
+    if target.exists():
+        access.person().check("file")
+        return target
+    access.permit("file", f"upload of {target.name}")
+    with disk_room(f"the upload {target.name}"), scratch(folder) as temporary:
+        (temporary / target.name).write_bytes(content)
+        (temporary / target.name).replace(target)
     return target
 
 
@@ -210,15 +215,17 @@ def _jobs_now() -> None:
         st.caption(f"and {len(live) - 3} more")
     if live and not (stores().queue.worker() or {"alive": False})["alive"]:
         st.warning("Nobody is working.", icon=":material/power_off:")
-        st.button("Start the worker", on_click=restart_worker, icon=":material/restart_alt:")
+        action_button("Start the worker", "restart_alt", restart_worker, **access.needing("worker"))
 
 
 def restart_worker() -> None:
+    """Raises Refused."""
+    access.permit("worker", "restart")
     worker.restart_worker(workspace())
 
 
 def retry(job: int) -> None:
-    """Puts a job that ended badly back into the queue."""
+    """Puts a job that ended badly back into the queue. Raises Refused."""
     stores().queue.retry(job)
     worker.start_worker(workspace())
 

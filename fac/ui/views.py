@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from fac.errors import FacError, plainly
+from fac.errors import FacError, Refused, plainly
 from fac.questions.comparison import Certainty
 from fac.questions.outlook import Outlook
 from fac.ui.text import clean, plain
@@ -224,9 +224,17 @@ def link(
 
 
 def action_button(label: str, icon: str, action: Any, *args: Any, **options: Any) -> None:
-    """A button that does something before the page runs again; `icon` is a Material symbol."""
+    """A button that does something before the page runs again; `icon` is a Material symbol. What is
+    refused meanwhile is announced."""
     symbol = f":material/{icon}:" if icon else None
-    st.button(label, icon=symbol, on_click=action, args=args, **options)
+    st.button(label, icon=symbol, on_click=_or_announce, args=(action, *args), **options)
+
+
+def _or_announce(action: Any, *args: Any) -> None:
+    try:
+        action(*args)
+    except Refused as refusal:
+        st.session_state.setdefault(ANNOUNCED, []).append(str(refusal))
 
 
 def file_of(page: str) -> str:

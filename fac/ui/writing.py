@@ -39,6 +39,7 @@ from fac.questions.pairs import StyleRequest, inherited, next_attempt
 from fac.questions.shape import Shape
 from fac.store.queue import Job
 from fac.synthesis import Forecast
+from fac.ui.access import check_place, needing
 from fac.ui.endpoints import (
     BUDGET,
     default_of,
@@ -224,7 +225,8 @@ def show_job(job: Job, part: str = "text") -> None:
         st.caption(_pace(job), width="stretch")
         help = f"Every finished {part} is kept: started again, nothing is done twice."
         cancel = stores().queue.cancel
-        action_button("Cancel", "close", cancel, job.id, key=f"cancel {job.id}", help=help)
+        tie = needing("cancel", key=f"cancel {job.id}", help=help)
+        action_button("Cancel", "close", cancel, job.id, **tie)
 
 
 def _pace(job: Job) -> str:
@@ -281,7 +283,8 @@ def show_stopped(job: Job, go_on: Callable[[], None] | None = None, part: str = 
         help = "From where it stopped; nothing is done twice."
         again = go_on or partial(retry, job.id)
         if not short:
-            action_button("Go on", "resume", again, key=f"resume {job.id}", help=help)
+            tie = needing("launch", key=f"resume {job.id}", help=help)
+            action_button("Go on", "resume", again, **tie)
     if short and raise_budget(job):
         st.rerun()
 
@@ -339,12 +342,13 @@ def launch_fields(run: str, approved: Sequence[Row]) -> SynthesizeSpec:
 def _evaluation_files(form: Form) -> list[str]:
     """Files that no sample may overlap with: uploaded ones and paths on the server."""
     st.caption("Samples that nearly repeat one of these, or 13 words of it, are dropped.")
-    options: Row = {"key": form.tie("upload")["key"], "help": "Any dataset file."}
+    options: Row = needing("file", key=form.tie("upload")["key"], help="Any dataset file.")
     uploads = st.file_uploader("From here", accept_multiple_files=True, **options)
-    options = {**form.tie("evaluation"), "placeholder": "Type a path"}
+    options = needing("file", **form.tie("evaluation"), placeholder="Type a path")
     paths = st.multiselect("On the server", [], accept_new_options=True, **options)
     files = [str(save_upload(file.name, file.getvalue())) for file in uploads]
     for name in paths:
+        check_place(name)
         path = Path(name).expanduser().absolute()
         if not path.is_file():
             raise InputError(f"There is no held-out file {name!r}: give a path on the server.")
