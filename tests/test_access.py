@@ -296,7 +296,7 @@ def test_a_button_that_is_refused_is_disabled_and_says_which_role_it_takes(
     at = AppTest.from_file(APP, default_timeout=60)
     visit(at, "viewer")
     ran(at.switch_page("pages/jobs.py").run())
-    cancel = button(at, "Cancel")
+    cancel = at.button(key=f"cancel {job}")
     assert (
         cancel.disabled
         and cancel.help == "Cancelling a job takes the role operator; yours is viewer."
@@ -306,7 +306,7 @@ def test_a_button_that_is_refused_is_disabled_and_says_which_role_it_takes(
     with monkeypatch.context() as patch:
         patch.setattr("fac.ui.access.needing", lambda _, **options: options)
         ran(at.run())
-        ran(button(at, "Cancel").click().run())
+        ran(at.button(key=f"cancel {job}").click().run())
         assert cancel.help in {each.value.replace("\\", "") for each in at.toast}
         ran(button(at, "Start a worker").click().run())
     assert queue.job(job).status == "waiting" and started == [closed]  # by the server's start alone
@@ -315,9 +315,10 @@ def test_a_button_that_is_refused_is_disabled_and_says_which_role_it_takes(
     assert "Bringing in or writing files takes the role operator; yours is viewer." in words(at)
     assert not at.text_input
 
+    at = AppTest.from_file(APP, default_timeout=60)
     visit(at, "operator")
     ran(at.switch_page("pages/jobs.py").run())
-    ran(button(at, "Cancel").click().run())
+    ran(at.button(key=f"cancel {job}").click().run())
     assert queue.job(job).status == "cancelled"
     at.toggle(key="show audit").set_value(True)
     ran(at.run())
@@ -521,7 +522,12 @@ def test_the_application_ends_with_a_sentence_before_it_serves(monkeypatch):
 
 def test_the_command_passes_on_what_the_server_is_told(workspace, monkeypatch, tmp_path):
     calls: list[tuple[list[str], dict[str, str]]] = []
-    monkeypatch.setattr("os.execve", lambda _, line, environ: calls.append((line, environ)))
+
+    def become(_: str, line: list[str], environ: dict[str, str]) -> None:
+        calls.append((line, environ))
+        raise InputError("this process is another now")
+
+    monkeypatch.setattr("os.execve", become)
     told = ["--address", "0.0.0.0", "--host", "a.org", "--host", "b.org", "--root", tmp_path]
     fac("app", *told, "--no-login", workspace=workspace)
     line, environ = calls[0]
