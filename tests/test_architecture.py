@@ -240,6 +240,14 @@ def test_an_error_that_is_swallowed_is_seen(source):
     )
 
 
+def test_what_signing_in_needs_is_among_what_the_tests_need():
+    auth, dev = (
+        set((REPOSITORY / f"requirements-{kind}.txt").read_text().splitlines())
+        for kind in ("auth", "dev")
+    )
+    assert {line for line in auth if "==" in line} <= dev
+
+
 def test_every_dependency_has_one_exact_version():
     for kind in ("", "-dev", "-scale", "-mcp", "-auth"):
         name = f"requirements{kind}.txt"

@@ -1070,14 +1070,17 @@ def test_without_a_key_the_form_says_where_it_belongs(toy, monkeypatch):
 
 
 def test_where_sign_in_is_configured_a_name_cannot_be_picked(explained):
+    explained.roles.write_text('"rita@lab.org" = "reviewer"')
     at = AppTest.from_file(APP, default_timeout=60)
-    at.secrets["auth"] = {"client_id": "x", "cookie_secret": "y"}
+    secret, address = "of thirty-two characters at least", "http://127.0.0.1:8501/oauth2callback"
+    at.secrets["auth"] = {"client_id": "x", "cookie_secret": secret, "redirect_uri": address}
+    at.user = {"is_logged_in": True, "email": "rita@lab.org", "email_verified": True}
     at.run()
     at.query_params["reviewer"] = "somebody else"
     ran(at.switch_page("pages/review.py").run())
-    assert button(at, "Sign in")
     assert "Reviewer" not in {each.label for each in at.selectbox}
-    assert "Who is reviewing?" in words(at)
+    ran(button(at, "Yes").click().run())
+    assert [each.reviewer for each in Decisions(explained.decisions).history()] == ["rita@lab.org"]
 
 
 def test_an_explanation_cannot_act(empty):

@@ -23,6 +23,7 @@ from tests.toy import TWICE, WORDS, toy_workspace
 # --- the package --------------------------------------------------------------------------------
 
 SHIPPED = ("fac", "pages", "data/demo", "docs/img", ".streamlit")
+EXTRAS = {"auth", "mcp", "scale"}
 FILES = ("app.py", "pyproject.toml", "README.md", "LICENSE", "requirements.txt")
 
 DEMO = Path("fac", "home", "data", "demo")
@@ -73,7 +74,7 @@ def installed(tmp_path_factory) -> Installed:
     aside = shutil.ignore_patterns("__pycache__", "*.png")
     for name in SHIPPED:
         shutil.copytree(REPOSITORY / name, clone / name, copy_function=copy, ignore=aside)
-    for name in (*FILES, "requirements-mcp.txt", "requirements-scale.txt"):
+    for name in (*FILES, *(f"requirements-{extra}.txt" for extra in EXTRAS)):
         shutil.copyfile(REPOSITORY / name, clone / name)
     pip = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "install", "-q"]
     pip += ["--no-deps", "--no-build-isolation", "--no-compile", "--disable-pip-version-check"]
@@ -107,7 +108,7 @@ def test_what_it_needs_is_what_the_requirements_pin(installed):
     needs = {line.partition(": ")[2] for line in lines if line.startswith("Requires-Dist: ")}
     pins = (REPOSITORY / "requirements.txt").read_text("utf-8").splitlines()
     assert {each for each in needs if "extra" not in each} == {p for p in pins if "==" in p}
-    assert {re.search("extra == '(.+)'", e)[1] for e in needs if "extra" in e} == {"mcp", "scale"}
+    assert {re.search("extra == '(.+)'", e)[1] for e in needs if "extra" in e} == EXTRAS
 
 
 def test_the_command_answers_outside_the_clone_and_keeps_its_runs_there(installed, kitchen):

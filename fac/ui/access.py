@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,17 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from fac import config
-from fac.access import ROLES, Door, Person, Roots, name_of, read_door, read_roles, read_roots
+from fac.access import (
+    ROLES,
+    Door,
+    Person,
+    Roots,
+    check_login,
+    name_of,
+    read_door,
+    read_roles,
+    read_roots,
+)
 from fac.config import Workspace
 from fac.errors import InputError
 from fac.store.audit import Audit
@@ -42,22 +53,27 @@ def _workspace(_environment: str | None) -> Workspace:
 
 
 def open_door() -> Door:
-    """What this server answers; called as it begins. Raises InputError as `read_door`."""
+    """What this server answers; called as it begins. Raises InputError as `read_door`, for roles
+    that cannot be read, and where people cannot sign in for want of a library."""
     login = _login()
     door = read_door(str(st.get_option("server.address") or ""), login)
     _at_start[:] = [login is not None]
     if login is not None:
         read_roles(workspace().roles)
+        if find_spec("authlib") is None:
+            raise InputError("Signing in needs Authlib: pip install -r requirements-auth.txt.")
     return door
 
 
 def _login() -> Mapping[str, Any] | None:
-    """How people sign in; None where nobody has to. Raises InputError for secrets that cannot be
-    read: nobody knows whether they would have said so."""
+    """How people sign in; None where nobody has to. Raises InputError as `check_login`, and for
+    secrets that cannot be read: nobody knows whether they would have said so."""
     if st.secrets.load_if_toml_exists():
         login = st.secrets.get("auth")
         if login is not None and not isinstance(login, Mapping):
             raise InputError("[auth] of Streamlit's secrets is no table: see docs/deploy.md.")
+        if login is not None:
+            check_login(login)
         return login
     if any(Path(file).exists() for file in st.get_option("secrets.files")):
         raise InputError(
