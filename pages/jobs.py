@@ -5,6 +5,7 @@ from typing import Any
 
 import streamlit as st
 
+from fac.markup import code_span
 from fac.store.audit import Audit
 from fac.store.queue import Job
 from fac.ui.access import may, needing, signs_in
@@ -32,8 +33,8 @@ DEED_COLUMNS = {
     "who": st.column_config.TextColumn("Who", width=200),
     "role": st.column_config.TextColumn("Role", width=90),
     "action": st.column_config.TextColumn("Action", width=90),
-    "about": st.column_config.TextColumn("What", width="large"),
     "refused": st.column_config.CheckboxColumn("Refused", width=80),
+    "about": st.column_config.TextColumn("What", width="large"),
 }
 
 
@@ -59,7 +60,7 @@ def job_card(job: Job) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.badge(job.status, icon=icon, color=colour)
             st.markdown(f"**{plain(job_title(job))}**", width="stretch")
-            asker = f"{plain(job.asker)}, " if job.asker else ""
+            asker = f"{code_span(job.asker)} " if job.asker else ""
             st.caption(f"{asker}{times(job)}", width="content")
             if job.status in ("waiting", "running"):
                 cancel = stores().queue.cancel
@@ -116,7 +117,8 @@ def show_audit() -> None:
     log = Audit(workspace().audit)
     pager = Pager("deeds", size=AUDITED)
     deeds = log.newest(pager.size, offset=pager.offset)
-    table([deed._asdict() for deed in deeds], [*DEED_COLUMNS], key="audit", more=DEED_COLUMNS)
+    rows = [{**deed._asdict(), "at": deed.at[:19].replace("T", " ")} for deed in deeds]
+    table(rows, [*DEED_COLUMNS], key="audit", more=DEED_COLUMNS)
     pager.draw(log.count(), "deed")
 
 
@@ -124,7 +126,7 @@ title("Jobs")
 live = bool(stores().queue.live())
 st.fragment(guard()(queue_now), run_every="2s" if live else None)()
 
-if st.toggle("Show the worker's log", key="log"):
+if may("worker") and st.toggle("Show the worker's log", key="log"):
     lines = log_tail(80)
     if lines:
         st.code("\n".join(lines), language=None, height=360)

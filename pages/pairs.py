@@ -17,7 +17,7 @@ from fac.questions.shape import shape_of
 from fac.review import PairState
 from fac.store.queue import Job
 from fac.ui import views, writing
-from fac.ui.access import needing
+from fac.ui.access import needing, signs_in
 from fac.ui.explanations import headline
 from fac.ui.families import families_in_words, offer, pick_families, pick_few
 from fac.ui.jobs import counted, show_failures, start
@@ -386,7 +386,7 @@ def decide(newest: str, titles: dict[str, str], corner: DeltaGenerator) -> None:
         run = pick_pairs(titles, newest, 310)
         who = reviewer()
         link("pairs", "Write others", features=BEST)
-    if who is None:
+    if who is None and not signs_in():
         words = "Choose or type your name above to decide; until then you look."
         st.info(words, icon=":material/person:")
     show_queue(run, who)

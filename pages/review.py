@@ -11,7 +11,7 @@ from fac.questions.explanations import explained
 from fac.questions.gap_evidence import gap_features
 from fac.questions.review_queue import ItemQueue, item_queue, items_of
 from fac.ui import pickers
-from fac.ui.access import needing, person, signs_in
+from fac.ui.access import needing, signs_in
 from fac.ui.endpoints import server_fields
 from fac.ui.jobs import show_failures, start
 from fac.ui.review import pick_task, reviewer, show_item, undo_last_button
@@ -115,7 +115,9 @@ def show_end(queue: ItemQueue) -> None:
 def ask_who() -> None:
     """Nobody is known yet, so nothing can be decided."""
     if signs_in():
-        empty("You may look", person().refusal("decide"), icon=":material/visibility:")
+        words = "What features are said to be, and with which score, stands on the page Features."
+        way = {"icon": ":material/visibility:", "page": "features", "link": "Features"}
+        empty("You may look", words, **way)
         return
     words = (
         "Choose or type your name above. Decisions are kept under it, and nobody sees another's "

@@ -32,6 +32,7 @@ from fac.access import (
 )
 from fac.config import Workspace
 from fac.errors import InputError
+from fac.markup import code_span
 from fac.store.audit import Audit
 from fac.ui.text import Row, plain
 
@@ -171,7 +172,7 @@ def sign_out_button() -> None:
     who = person()
     if who is not EVERYBODY:
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.caption(f":material/person: {plain(who.name)}, {who.role}", width="stretch")
+            st.caption(f":material/person: {code_span(who.name)} {who.role}", width="stretch")
             st.button("Sign out", on_click=st.logout, type="tertiary")
 
 
@@ -187,7 +188,7 @@ def enter() -> None:
         else:
             st.markdown("### :material/lock: You have no role here", width="content")
             words = (
-                f"You are signed in as **{plain(who.name)}**. Ask who runs this server to add that "
+                f"You are signed in as {code_span(who.name)}. Ask who runs this server to add that "
                 f"name to roles.toml."
                 if who.name
                 else "Your provider says neither a verified address nor a subject and issuer."

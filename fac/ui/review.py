@@ -17,6 +17,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from fac.config import digest
+from fac.markup import code_span
 from fac.questions.pairs import NEGATIVE_ORIGINS, OF_ANCHOR, ORIGINS, differences, turns_of
 from fac.questions.relevance import task_profiles
 from fac.questions.review_queue import ItemQueue, ReviewQueue
@@ -119,7 +120,7 @@ def _signed_in() -> str | None:
     """Who is signed in, where their role lets them decide."""
     who = access.person()
     if who.may("decide"):
-        st.caption(f":material/person: {plain(who.name)}", width="content")
+        st.caption(f":material/person: {code_span(who.name)}", width="content")
         return who.name
     st.caption(f":material/visibility: {who.refusal('decide')}")
     return None
