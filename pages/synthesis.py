@@ -169,8 +169,8 @@ def show_price(spec: SynthesizeSpec, approved: list[Row]) -> None:
                 "take. Nothing is written twice."
             )
             label, trial = f"Try {PILOT} pairs first", results.pilot_spec(spec)
-            tie = (launch, trial, "Trying a few pairs", False)
-            action_button(label, "science", *tie, **needing("launch"))
+            call = (launch, trial, "Trying a few pairs", False)
+            action_button(label, "science", *call, **needing("launch"))
         elif pilot is None:
             st.caption(f"A pilot tries {PILOT} pairs first; here that would be all there are.")
         label = f"Synthesize from {counted(n, 'approved pair')}"
