@@ -7,7 +7,7 @@ import streamlit as st
 from fac import charts
 from fac.questions import ratings
 from fac.questions.catalogue import measured
-from fac.ui.access import may, needing
+from fac.ui.access import needing, say_refusal
 from fac.ui.explanations import LEVEL_NAMES
 from fac.ui.pickers import stop_if_nothing_measured
 from fac.ui.review import pick_task, quote_html, reviewer
@@ -209,9 +209,11 @@ def show_exchange() -> None:
         options: Row = {"on_click": "ignore", "icon": ":material/download:", "help": help}
         st.download_button("Export all decisions", exported, "decisions.jsonl", **options)
         with st.popover("Import", icon=":material/upload:"):
-            label, closed = "Exported decisions", not may("file")
-            upload = st.file_uploader(label, ["jsonl", "json"], key="decisions", disabled=closed)
-            if upload and st.button("Import them", **needing("file", type="primary")):
+            upload = None
+            if not say_refusal("file"):
+                label, types = "Exported decisions", ["jsonl", "json"]
+                upload = st.file_uploader(label, type=types, key="decisions")
+            if upload and st.button("Import them", type="primary"):
                 lines = upload.getvalue().decode("utf-8", "replace").splitlines()
                 st.session_state["imported"] = stores().decisions.load(lines)
                 st.rerun()

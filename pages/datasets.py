@@ -28,7 +28,7 @@ from fac.questions import catalogue
 from fac.questions.estimates import measuring_time
 from fac.questions.results import synthesis_behind
 from fac.ui import views
-from fac.ui.access import check_spec, may, needing, person
+from fac.ui.access import check_spec, needing, say_refusal
 from fac.ui.jobs import safe_name, save_upload, show_failures, start
 from fac.ui.models import encoder_in_url, forget_choice, is_chosen
 from fac.ui.shell import title
@@ -62,8 +62,7 @@ SAMPLES = 8
 
 def add() -> None:
     """The form; a chosen source becomes an ingest job, and what it holds a measure where asked."""
-    if not may("file"):
-        st.caption(person().refusal("file"))
+    if say_refusal("file"):
         return
     kind = views.choice(
         "Source", tuple(SOURCES), "from", names=SOURCES, label_visibility="collapsed"

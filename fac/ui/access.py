@@ -147,6 +147,14 @@ def needing(action: str, **options: Any) -> Row:
     return {**options, "disabled": True, "help": who.refusal(action)}
 
 
+def say_refusal(action: str) -> bool:
+    """Whether whoever is at this page may not do one of `fac.access.ACTIONS`; then says why."""
+    who = person()
+    if not who.may(action):
+        st.caption(who.refusal(action))
+    return not who.may(action)
+
+
 def roots() -> Roots | None:
     """Folders whose files may be named in a browser; None for all."""
     if not signs_in():

@@ -25,7 +25,7 @@ from fac.questions.explanations import (
 from fac.questions.relevance import verdicts_of
 from fac.review import Standing
 from fac.schema import LEVELS
-from fac.ui.access import may, needing
+from fac.ui.access import say_refusal
 from fac.ui.jobs import save_upload, start
 from fac.ui.stores import stores
 from fac.ui.text import Row, called, explanation_html, plain
@@ -100,8 +100,8 @@ def exchange(anchor: str) -> None:
             st.download_button("Explanations", content, "explanations.jsonl", **options)
         with st.popover("Import explanations", icon=":material/upload:"):
             label = "As Neuronpedia exports them: JSON or JSON lines, gzip is fine"
-            upload = st.file_uploader(label, key="explanations", disabled=not may("file"))
-            if upload and st.button("Import them", **needing("launch", type="primary")):
+            upload = None if say_refusal("file") else st.file_uploader(label, key="explanations")
+            if upload and st.button("Import them", type="primary"):
                 _import(anchor, save_upload(upload.name, upload.getvalue()))
     for line in imports_in_words(stores(), anchor):
         st.caption(plain(line))
