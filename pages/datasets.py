@@ -21,7 +21,7 @@ from fac.datasets import (
     layout_titles,
     preview,
 )
-from fac.errors import BadRow, FacError
+from fac.errors import BadRow, FacError, Refused
 from fac.manifest import DatasetManifest, MeasureManifest
 from fac.markup import clean, clean_values, one_line
 from fac.questions import catalogue
@@ -161,8 +161,11 @@ def beginning(upload: Any, source: str) -> tuple[Preview | None, dict[str, str] 
     """Shows what a source is taken for and its first rows; returns that, None where it cannot be
     read or the hub shows none of it, and the columns that a person names instead, None as long as
     one of them is missing."""
-    if source:
+    try:
         check_spec({"source": source})
+    except Refused as refusal:
+        st.error(plain(str(refusal)), icon=":material/error:")
+        return None, None
     of_hub = source.startswith("hf:")
     named: Named | None = None
     if upload:

@@ -27,7 +27,17 @@ from fac.ui import endpoints, exports, jobs, models
 from fac.ui.access import enter, person
 from fac.ui.stores import stores
 from tests.test_cli import fac
-from tests.test_pages import PAGES, button, empty, navigation_decides, ran, started, toy, words
+from tests.test_pages import (
+    PAGES,
+    button,
+    empty,
+    markup,
+    navigation_decides,
+    ran,
+    started,
+    toy,
+    words,
+)
 from tests.toy import toy_workspace
 
 __all__ = ["empty", "navigation_decides", "started", "toy"]  # fixtures of the pages' tests
@@ -323,6 +333,24 @@ def test_a_button_that_is_refused_is_disabled_and_says_which_role_it_takes(
     at.toggle(key="show audit").set_value(True)
     ran(at.run())
     assert list(at.dataframe[0].value["who"]) == ["otto@lab.org", "vera@lab.org", "vera@lab.org"]
+
+
+def test_a_path_outside_of_the_roots_is_not_even_looked_at(closed, tmp_path, monkeypatch):
+    monkeypatch.delenv(access.ROOTS, raising=False)
+    toy_workspace(closed.root)
+    secret = tmp_path.parent / f"{tmp_path.name}.jsonl"
+    secret.write_text('{"text": "the words of a secret"}')
+    at = AppTest.from_file(APP, default_timeout=60)
+    visit(at, "operator")
+    at.query_params["from"], at.query_params["add"] = "path", "yes"
+    ran(at.switch_page("pages/datasets.py").run())
+    path = next(each for each in at.text_input if each.label == "Path")
+    ran(path.set_value(str(secret)).run())
+    assert "is in no folder that may be used from a browser" in words(at)
+    assert "the words of a secret" not in markup(at) and button(at, "Add").disabled
+    monkeypatch.setenv(access.ROOTS, str(secret.parent))
+    ran(at.run())
+    assert "the words of a secret" in markup(at) and not button(at, "Add").disabled
 
 
 def test_a_role_that_is_taken_away_holds_from_the_next_deed_on(closed):
