@@ -605,6 +605,21 @@ def test_the_log_only_grows_and_a_command_prints_it(workspace):
     assert log.count() == 2 and log.faults() == []
 
 
+def test_the_doctor_reads_roles_and_log(workspace):
+    workspace.root.mkdir(parents=True)
+    workspace.roles.write_text(ROLES_FILE)
+    told = {each["about"]: each["sentence"] for each in findings(workspace)}
+    assert told["roles"] == "4 people have one, 1 as owner."
+    workspace.roles.write_text('"ann@lab.org" = "boss"')
+    workspace.audit.write_bytes(b"not a database at all" * 999)
+    wrong = [each["about"] for each in findings(workspace) if each["state"] == "wrong"]
+    assert wrong == ["roles", "audit"]
+
+
+def findings(workspace: Workspace) -> list[dict[str, str]]:
+    return fac("doctor", "--json", workspace=workspace).json["findings"]
+
+
 def test_what_cannot_be_written_down_is_not_done(closed, monkeypatch):
     def full(*_: Any, **__: Any) -> None:
         raise InputError("The disk is full")

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple
 from rich.markup import escape
 from typer import Argument, Option
 
+from fac.access import read_roles
 from fac.cli.decide import decisions_app
 from fac.cli.frame import Answer, command, listing, out, progress_bar
 from fac.config import REPOSITORY, Workspace
@@ -195,6 +196,21 @@ def _endpoints(stores: Stores, progress: Progress) -> Iterator[Finding]:
             yield Finding("endpoints", FINE, f"{each.name} at {each.url}, not asked.")
 
 
+def _roles(stores: Stores, progress: Progress) -> Iterator[Finding]:
+    """Nothing where nobody signs in."""
+    workspace = stores.runs.workspace
+    try:
+        people = read_roles(workspace.roles)
+    except InputError as error:
+        yield Finding("roles", WRONG, str(error))
+    else:
+        if people:
+            owners = sum(role == "owner" for role in people.values())
+            yield Finding("roles", FINE, f"{len(people)} people have one, {owners} as owner.")
+    if wrong := _faults("audit", Audit(workspace.audit)):
+        yield wrong
+
+
 def _leftovers(stores: Stores, progress: Progress) -> Iterator[Finding]:
     try:
         every = leftovers(stores.runs, stores.queue, stores.decisions)
@@ -210,7 +226,8 @@ def _leftovers(stores: Stores, progress: Progress) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Stores, Progress], Iterator[Finding]], ...] = (
-    *(_versions, _disk, _locks, _queue, _decisions, _runs, _caches, _endpoints, _leftovers),
+    *(_versions, _disk, _locks, _queue, _decisions, _runs, _caches, _endpoints, _roles),
+    _leftovers,
 )
 
 
