@@ -7,7 +7,8 @@ import contextlib
 import io
 import os
 import shutil
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,30 @@ def stores_of(workspace: Workspace) -> tuple[Runs, Queue, Decisions]:
     return Runs(workspace), Queue(workspace.queue), Decisions(workspace.decisions)
 
 
+
+
+def settled(path: Path) -> None:
+    """Moves all of a database into its one file, and forgets what lay beside it."""
+    with contextlib.closing(sqlite3.connect(path)) as con:
+        con.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def in_a_child(use: Callable[[], str]) -> str:
+    """What it returns, carried out in a process of its own, which may crash. Raises Broken where it
+    does, and for whatever it raises."""
+    reads, writes = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            words = f"+{use()}"
+        except BaseException as error:
+            words = f"-{type(error).__name__}: {error}"
+        os.write(writes, words.encode("utf-8", "replace")[:4000])
+        os._exit(0)
+    os.close(writes)
+    with open(reads, "rb") as pipe:
+        words = pipe.read().decode("utf-8", "replace")
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status or not words.startswith("+"):
+        raise Broken(words[1:] or f"the process ended with {status}")
+    return words[1:]
