@@ -20,7 +20,7 @@ from benchmarks.trials.world import (
 )
 from fac.config import IngestSpec, Workspace
 from fac.endpoints import read_endpoints
-from fac.errors import FacError
+from fac.errors import FacError, plainly
 from fac.generator.batch_chat import ReplyJournal
 from fac.generator.connection import read_connections
 from fac.questions.relevance import task_profiles
@@ -52,6 +52,8 @@ rubric = ["names a kind of tea", "says how tea is made"]
 CONNECTIONS = (
     '[{"url": "http://127.0.0.1:9/v1", "model": "small", "at": "2026", "listed": ["small"], "refusals": []}]'
 )
+
+JOURNALED = ".replies-explain-0.jsonl"
 
 JOURNAL = "".join(
     f'{{"key": "{n:012x}", "about": "explain/{n}", "prompt": "[]", "reply": "yes", "finish": '
@@ -125,7 +127,7 @@ def furnished(root: Path) -> Workspace:
     workspace.tasks.write_text(TASKS)
     (workspace.root / "connections.json").write_text(CONNECTIONS)
     (workspace.runs / "explain").mkdir()
-    (workspace.runs / "explain" / ".replies-explain-0.jsonl").write_text(JOURNAL)
+    (workspace.runs / "explain" / JOURNALED).write_text(JOURNAL)
     return workspace
 
 
@@ -151,7 +153,8 @@ def asked(question: Use) -> Use:
 
     def use(workspace: Workspace) -> str | None:
         try:
-            return repr(question(workspace))
+            with plainly():  # as around every command, page and step
+                return repr(question(workspace))
         except FacError as error:
             refusal(error)
             return None
@@ -175,18 +178,19 @@ def trials(
         harm = rng.choice(harms)
         harm(path, rng)
         replies = [use(workspace) for use in uses]
-        for reply, before in zip(replies, calm, strict=True):
+        both = [*zip(replies, calm, strict=True)]
+        for reply, before in both:
             if same and reply is not None and reply != before:
                 raise Broken(f"{path.name} ({harm.__name__}) was used as if it were whole")
-        return "refused" if None in replies else "answered"
+        answered = all(reply is not None or before is None for reply, before in both)
+        return "answered" if answered else "refused"
 
     yield trial
     shutil.rmtree(home / "place")
 
 
 def _journal(workspace: Workspace) -> object:
-    (path,) = (workspace.runs / "explain").glob(".replies-*")
-    return ReplyJournal(path).read()
+    return ReplyJournal(workspace.runs / "explain" / JOURNALED).read()
 
 
 def _tables(workspace: Workspace) -> object:
@@ -250,10 +254,7 @@ PROMISES = (
         "tasks of one's own",
         "tasks.toml",
         "tasks.toml",
-        (
-            asked(lambda place: task_profiles(Runs(place))),
-            said("judge", "toy-anchor", "--task", "tea", "--judge", "labels", "--label", "toy"),
-        ),
+        (asked(lambda place: task_profiles(Runs(place))),),
         200,
     ),
     promise(
