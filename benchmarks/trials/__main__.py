@@ -2,8 +2,8 @@
 
     python -m benchmarks.trials [KIND ...] [--times N] [--out FILE]
 
-carries out the trials of these kinds (kills, bits, damage, clocks, disk, fuzz, load; all of them
-where none is named), says of each promise how many were kept, with the command that repeats each
+carries out the trials of these kinds (kills, bits, damage, clocks, disk, fuzz; all of them where
+none is named), says of each promise how many were kept, with the command that repeats each
 failure, and adds the counts to FILE. `--only NAME` takes one promise of a kind, `--share 0.01` a
 hundredth of the trials of the long form. `--page` writes docs/reliability.md from
 benchmarks/trials.json and nothing else; `licences` lists what the program rests on.
@@ -26,12 +26,12 @@ from benchmarks.trials.promises import (
     Promise,
     carry_out,
     in_words,
-    merged,
+    merge,
     page,
     read,
 )
 
-KINDS = ("kills", "bits", "damage", "clocks", "disk", "fuzz", "load")
+KINDS = ("kills", "bits", "damage", "clocks", "disk", "fuzz")
 LICENCES = "licences"
 
 
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcomes.append(carry_out(promise, times, options.first))
         print(in_words(outcomes[-1]), flush=True)
         if options.out:
-            counts = json.dumps(merged(read(options.out), outcomes), indent=1, ensure_ascii=False)
+            counts = json.dumps(merge(read(options.out), outcomes), indent=1, ensure_ascii=False)
             options.out.write_text(counts + "\n", "utf-8")
     return int(any(outcome.failed for outcome in outcomes))
 

@@ -63,7 +63,10 @@ def leases(folder: Path) -> Iterator[Trial]:
         is_here = rng.random() < 0.5
         elsewhere._host = host if is_here else "another-machine"
         elsewhere._me = lambda: {  # type: ignore[method-assign]
-            **{"host": elsewhere._host, "pid": pid, "born": born, "now": clock.now}
+            "host": elsewhere._host,
+            "pid": pid,
+            "born": born,
+            "now": clock.now,
         }
         wrong = rng.choice(AHEAD) * rng.choice((1, -1))
         clock.now += wrong

@@ -16,7 +16,7 @@ from benchmarks.trials.world import (
     is_one_sentence,
     kitchen,
     refusal,
-    settled,
+    settle,
 )
 from fac.config import IngestSpec, Workspace
 from fac.endpoints import read_endpoints
@@ -50,7 +50,8 @@ rubric = ["names a kind of tea", "says how tea is made"]
 """
 
 CONNECTIONS = (
-    '[{"url": "http://127.0.0.1:9/v1", "model": "small", "at": "2026", "listed": ["small"], "refusals": []}]'
+    '[{"url": "http://127.0.0.1:9/v1", "model": "small", "at": "2026", "listed": ["small"], '
+    '"refusals": []}]'
 )
 
 JOURNALED = ".replies-explain-0.jsonl"
@@ -68,7 +69,7 @@ def cut(path: Path, rng: random.Random) -> None:
     path.write_bytes(content[: rng.randrange(len(content))])
 
 
-def emptied(path: Path, rng: random.Random) -> None:
+def empty(path: Path, rng: random.Random) -> None:
     path.write_bytes(b"")
 
 
@@ -105,14 +106,14 @@ def absent(path: Path, rng: random.Random) -> None:
     path.unlink()
 
 
-HARMS: Sequence[Harm] = (cut, emptied, noise, zeros, holes, foreign, folder, absent)
+HARMS: Sequence[Harm] = (cut, empty, noise, zeros, holes, foreign, folder, absent)
 
 
 def any_of(pattern: str, workspace: Workspace, rng: random.Random) -> Path:
     return rng.choice(sorted(workspace.root.glob(pattern)))
 
 
-def furnished(root: Path) -> Workspace:
+def furnish(root: Path) -> Workspace:
     """A workspace with one of each of the files."""
     workspace = kitchen(root)
     decisions, queue = Decisions(workspace.decisions), Queue(workspace.queue)
@@ -121,8 +122,8 @@ def furnished(root: Path) -> Workspace:
         about = f"relevance/{measured}/{number}/tea"
         decisions.add("Ada", "relevance", about, {"text": f"number {number}"}, "yes", note="x")
         queue.enqueue(IngestSpec(name=f"x{number}", source=str(root / "gone.jsonl")))
-    settled(workspace.decisions)
-    settled(workspace.queue)
+    settle(workspace.decisions)
+    settle(workspace.queue)
     workspace.endpoints.write_text(ENDPOINTS)
     workspace.tasks.write_text(TASKS)
     (workspace.root / "connections.json").write_text(CONNECTIONS)
@@ -134,7 +135,7 @@ def furnished(root: Path) -> Workspace:
 Use = Callable[[Workspace], object]
 
 
-def said(*line: str) -> Use:
+def command_use(*line: str) -> Use:
     """A command, which either is done or complains in one sentence; what it puts out."""
 
     def use(workspace: Workspace) -> str | None:
@@ -148,7 +149,7 @@ def said(*line: str) -> Use:
     return use
 
 
-def asked(question: Use) -> Use:
+def question_use(question: Use) -> Use:
     """A question, which is answered or refused by an error of the project's own."""
 
     def use(workspace: Workspace) -> str | None:
@@ -168,7 +169,7 @@ def trials(
 ) -> Iterator[Trial]:
     """A file that matches is harmed in one of these ways, then used in all. `same`: a use that is
     not refused must answer as it does where nothing is harmed."""
-    whole = furnished(home / "whole")
+    whole = furnish(home / "whole")
     place = copy_of(whole, home / "place")
     calm = [use(place) for use in uses]
 
@@ -182,8 +183,8 @@ def trials(
         for reply, before in both:
             if same and reply is not None and reply != before:
                 raise Broken(f"{path.name} ({harm.__name__}) was used as if it were whole")
-        answered = all(reply is not None or before is None for reply, before in both)
-        return "answered" if answered else "refused"
+        whole_answer = all(reply is not None or before is None for reply, before in both)
+        return "answered" if whole_answer else "refused"
 
     yield trial
     shutil.rmtree(home / "place")
@@ -200,9 +201,13 @@ def _tables(workspace: Workspace) -> object:
     return [runs.table(run, name).to_pylist() for run, name in names]
 
 
-REBUILD = said("cache", "rebuild", "--json")
-GAPS, COVERAGE = said("gaps", *COMPARED), said("coverage", *COMPARED)
-DOCTOR, GC, WORKER = said("doctor"), said("gc", "--remove"), said("worker", "--until-idle")
+REBUILD = command_use("cache", "rebuild", "--json")
+GAPS, COVERAGE = command_use("gaps", *COMPARED), command_use("coverage", *COMPARED)
+DOCTOR, GC, WORKER = (
+    command_use("doctor"),
+    command_use("gc", "--remove"),
+    command_use("worker", "--until-idle"),
+)
 
 IN_A_SENTENCE = (
     "A command that meets {what} which is cut, empty, foreign or gone does its work or says in one "
@@ -223,7 +228,7 @@ PROMISES = (
         "tables of runs",
         "a table of a run",
         "runs/*/*/*.parquet",
-        (asked(_tables), REBUILD, GAPS, said("gc")),
+        (question_use(_tables), REBUILD, GAPS, command_use("gc")),
         100,
         same=True,
     ),
@@ -231,7 +236,7 @@ PROMISES = (
         "manifests",
         "a run's manifest",
         "runs/*/*/manifest.json",
-        (asked(_tables), GAPS, said("gc"), DOCTOR),
+        (question_use(_tables), GAPS, command_use("gc"), DOCTOR),
         100,
     ),
     promise("caches", "a cache", "cache/*.duckdb", (GAPS, COVERAGE), 100, same=True),
@@ -240,35 +245,40 @@ PROMISES = (
         "decisions",
         "the file of decisions",
         "decisions.sqlite",
-        (DOCTOR, GC, said("decisions", "export"), said("agreement", "--kind", "relevance")),
+        (
+            DOCTOR,
+            GC,
+            command_use("decisions", "export"),
+            command_use("agreement", "--kind", "relevance"),
+        ),
         100,
     ),
     promise(
         "the list of endpoints",
         "endpoints.toml",
         "endpoints.toml",
-        (asked(lambda place: read_endpoints(place.endpoints)), DOCTOR),
+        (question_use(lambda place: read_endpoints(place.endpoints)), DOCTOR),
         200,
     ),
     promise(
         "tasks of one's own",
         "tasks.toml",
         "tasks.toml",
-        (asked(lambda place: task_profiles(Runs(place))),),
+        (question_use(lambda place: task_profiles(Runs(place))),),
         200,
     ),
     promise(
         "what tests of endpoints showed",
         "connections.json",
         "connections.json",
-        (asked(lambda place: read_connections(place.root / "connections.json")),),
+        (question_use(lambda place: read_connections(place.root / "connections.json")),),
         400,
     ),
     promise(
         "replies that were paid for",
         "a journal of replies",
         "runs/explain/.replies-*.jsonl",
-        (asked(_journal), GC),
+        (question_use(_journal), GC),
         400,
     ),
 )

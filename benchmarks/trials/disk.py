@@ -1,5 +1,5 @@
-"""Full disks: whatever is written meets one somewhere. It says so, keeps what was there, and comes to
-the same result once there is room."""
+"""Full disks: whatever is written meets one somewhere. It says so, keeps what was there, and comes
+to the same result once there is room."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.trials.nursery import WordSteps, perform
 from benchmarks.trials.promises import Broken, Promise, Trial
-from benchmarks.trials.world import in_a_child, kitchen, refusal, rows_of, tidied
+from benchmarks.trials.world import in_a_child, kitchen, refusal, rows_of, tidy
 from fac.config import IngestSpec, MeasureSpec, Workspace
 from fac.errors import FacError, plainly
 from fac.store.cache import build
@@ -137,7 +137,7 @@ def _trials(folder: Path, full: Full) -> Iterator[Trial]:
         run = use(calm)
         need[name] = _kilobytes(calm.root) - before + (300 if name == "cache" else 0)
         want[name] = (run, rows_of(Runs(calm), run) if run else kept(calm))
-        paths[name] = tidied(calm)
+        paths[name] = tidy(calm)
 
     def trial(rng: random.Random) -> str:
         name = rng.choice(sorted(USES))
@@ -147,7 +147,7 @@ def _trials(folder: Path, full: Full) -> Iterator[Trial]:
         if run:
             if USES[name](place) != run or rows_of(Runs(place), run) != result:
                 raise Broken(f"{name} comes to another result once there is room")
-            if (left := tidied(place)) != paths[name]:
+            if (left := tidy(place)) != paths[name]:
                 raise Broken(f"{name} left behind or lost: {sorted(left ^ paths[name])}")
         return how
 
@@ -197,15 +197,10 @@ SENTENCE = (
     "nothing, and come to the same result once there is room."
 )
 
+FULL_DISK = Promise("disk", "full disk", SENTENCE.format(what="a full disk"), small_disks, 100)
+
 SMALL_FILES = Promise(
     "disk", "limited files", SENTENCE.format(what="a disk where no file may grow"), small_files, 100
 )
 
-PROMISES = (
-    *(
-        [Promise("disk", "full disk", SENTENCE.format(what="a full disk"), small_disks, 100)]
-        if can_mount()
-        else []
-    ),
-    SMALL_FILES,
-)
+PROMISES = (*((FULL_DISK,) if can_mount() else ()), SMALL_FILES)

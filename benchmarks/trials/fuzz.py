@@ -1,5 +1,5 @@
-"""Fuzz: what comes from outside, mutated from what is valid. Whoever reads it raises nothing but the
-project's own errors, and no reply takes long."""
+"""Fuzz: what comes from outside, mutated from what is valid. Whoever reads it raises nothing but
+the project's own errors, and no reply takes long."""
 
 from __future__ import annotations
 
@@ -40,16 +40,39 @@ GRAIN = (
     *("{", "}", "[", "]", '"', "'", ":", ",", "\\", "\n", "\r\n", "\t", " ", "\0", "\x1b[31m"),
     *('{"', '"}', "{}", "[]", "null", "true", "NaN", "Infinity", "-0", "1e999", "9" * 5000),
     *("\\u0000", "\\ud800", "\ud800", "\udfff", "\u202e", "\u200b", "\ufeff", "é", "🦉", "\x85"),
-    *("<think>", "</think>", "[THINK]", "<|channel|>final<|message|>", "assistantfinal", "<|im_end|>"),
-    *("Here is my thought process:", "Here is my response:", "<<", ">>", "‹‹", "››", "=== data ends ==="),
+    *(
+        "<think>",
+        "</think>",
+        "[THINK]",
+        "<|channel|>final<|message|>",
+        "assistantfinal",
+        "<|im_end|>",
+    ),
+    *(
+        "Here is my thought process:",
+        "Here is my response:",
+        "<<",
+        ">>",
+        "‹‹",
+        "››",
+        "=== data ends ===",
+    ),
     *("data: ", "data: [DONE]\n\n", "event:", "\n\n", "<html>", "<script>", "```json\n", "```"),
-    *("I'm sorry, I can't help", "Description: ", "Text 1: ", "Answer:", "Question:", " . ", "www."),
+    *(
+        "I'm sorry, I can't help",
+        "Description: ",
+        "Text 1: ",
+        "Answer:",
+        "Question:",
+        " . ",
+        "www.",
+    ),
     *('"level": "yes"', '"explanation": null', '"1": 1', "\u2028", "((((", "a.b.c.", "!" * 99),
 )
 """What parsers look for, and what they hardly expect."""
 
 
-def mutated(text: str, rng: random.Random, others: Sequence[str]) -> str:
+def mutation(text: str, rng: random.Random, others: Sequence[str]) -> str:
     """A text after one to eight changes, some of which take parts of other valid ones."""
     for _ in range(rng.choice((1, 1, 2, 3, 8))):
         at = rng.randrange(len(text) + 1)
@@ -75,7 +98,7 @@ def mutated(text: str, rng: random.Random, others: Sequence[str]) -> str:
     return text
 
 
-def mutated_bytes(content: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
+def byte_mutation(content: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
     """The same of a file."""
     grain = [each.encode("utf-8", "surrogatepass") for each in GRAIN]
     grain += [b"\xff\xfe", b"\x80", b"\x00" * 8, b"\xff" * 4, (2**31 - 1).to_bytes(4, "little")]
@@ -113,8 +136,12 @@ ROWS: dict[str, list[dict[str, object]]] = {
     "messages": [{"messages": CHAT, "label": "a"}, {"messages": CHAT[1:], "label": None}],
     "text": [{"text": f"line {n}, “quoted”", "label": n % 2, "score": n / 3} for n in range(4)],
     "alpaca": [{"instruction": "Add.", "input": "1 2", "output": "3"}] * 2,
-    "preference": [{"chosen": CHAT, "rejected": [*CHAT[:2], {"role": "assistant", "content": "No"}]}],
-    "sharegpt": [{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]}],
+    "preference": [
+        {"chosen": CHAT, "rejected": [*CHAT[:2], {"role": "assistant", "content": "No"}]}
+    ],
+    "sharegpt": [
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]}
+    ],
     "prompt": [{"prompt": "Hi", "completion": "Hello."}],
 }
 
@@ -173,7 +200,7 @@ def datasets(folder: Path, suffix: str) -> Iterator[Trial]:
             return refusal(error)
 
     def trial(rng: random.Random) -> str:
-        path.write_bytes(mutated_bytes(rng.choice(seeds), rng, seeds))
+        path.write_bytes(byte_mutation(rng.choice(seeds), rng, seeds))
         return in_a_child(read) if suffix in ("parquet", "arrow") else read()
 
     yield trial
@@ -207,7 +234,10 @@ def other_files(folder: Path) -> Iterator[Trial]:
 
     uses: dict[str, tuple[bytes, Callable[[Path], object]]] = {
         "endpoints.toml": (ENDPOINTS.encode(), read_endpoints),
-        "tasks.toml": (TASKS.encode(), lambda path: relevance.read_tasks(path.read_text("utf-8", "replace"))),
+        "tasks.toml": (
+            TASKS.encode(),
+            lambda path: relevance.read_tasks(path.read_text("utf-8", "replace")),
+        ),
         "connections.json": (CONNECTIONS.encode(), read_connections),
         "journal.jsonl": (JOURNAL.encode(), lambda path: ReplyJournal(path).read()),
         "names.jsonl": (explanations, lambda path: read_explanations(str(path), facts)),
@@ -219,7 +249,7 @@ def other_files(folder: Path) -> Iterator[Trial]:
     def trial(rng: random.Random) -> str:
         name = rng.choice(sorted(uses))
         content, use = uses[name]
-        (folder / name).write_bytes(mutated_bytes(content, rng, seeds))
+        (folder / name).write_bytes(byte_mutation(content, rng, seeds))
         try:
             use(folder / name)
             return "read"
@@ -242,9 +272,9 @@ REPLIES = (
     '{"rationale": "no", "level": "NO"}',
     '{"1": 1, "2": 0, "3": 1}',
     '<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>{"1": 0}',
-    "Here is a new message:\n\n“How do I brew green tea. It gets bitter. Assistant: Use less heat.”",
+    "Here is a new message:\n\n“How do I brew green tea. It is bitter. Assistant: Use less heat.”",
     "I'm sorry, but I can't help with that request.",
-    "Answer: Let it cool to 70 °C first. Then wait 2. minutes, see www. tea.example. Question: Why?",
+    "Answer: Let it cool to 70 °C first. Then wait 2. minutes, see www. tea.test. Question: Why?",
     '- the <<kettle>> sings\n- the "pot" waits',
     "1. One. 2. Two! 3. Three? It ends here",
 )
@@ -295,7 +325,7 @@ def replies(folder: Path) -> Iterator[Trial]:
 
     def trial(rng: random.Random) -> str:
         name = rng.choice(sorted(PARSERS))
-        reply = mutated(rng.choice(REPLIES), rng, REPLIES)
+        reply = mutation(rng.choice(REPLIES), rng, REPLIES)
         try:
             return _attempt(PARSERS[name], reply)
         except Broken as error:
@@ -307,7 +337,11 @@ def replies(folder: Path) -> Iterator[Trial]:
 
 
 def _completion(text: str, **more: object) -> dict[str, object]:
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    choice = {
+        "index": 0,
+        "finish_reason": "stop",
+        "message": {"role": "assistant", "content": text},
+    }
     return {"id": "x", "model": "m", "choices": [choice], "usage": {"total_tokens": 3}, **more}
 
 
@@ -315,7 +349,9 @@ BODIES = (
     *(json.dumps(_completion(text)) for text in REPLIES[:3]),
     json.dumps(_completion("", error={"message": "too many", "code": "rate_limit_exceeded"})),
     json.dumps({"choices": [{"text": "plain", "finish_reason": "length"}]}),
-    json.dumps(_completion("x") | {"choices": [{"message": {"content": [{"type": "text", "text": "p"}]}}]}),
+    json.dumps(
+        _completion("x") | {"choices": [{"message": {"content": [{"type": "text", "text": "p"}]}}]}
+    ),
     "".join(
         f"data: {json.dumps({'choices': [{'delta': {'content': word}, 'finish_reason': end}]})}\n\n"
         for word, end in (("The ", None), ("pot", None), (".", "stop"))
@@ -332,7 +368,7 @@ def bodies(folder: Path) -> Iterator[Trial]:
 
     def trial(rng: random.Random) -> str:
         try:
-            read_completion(mutated_bytes(rng.choice(seeds), rng, seeds))
+            read_completion(byte_mutation(rng.choice(seeds), rng, seeds))
             return "read"
         except NoCompletion as error:
             if not str(error) or len(str(error)) > 5000:
@@ -342,11 +378,13 @@ def bodies(folder: Path) -> Iterator[Trial]:
     yield trial
 
 
-def grown(rng: random.Random, size: int) -> str:
+def long_reply(rng: random.Random, size: int) -> str:
     """A long reply: a mutated one of which a part, or a sign that parsers look for, recurs."""
-    text = mutated(rng.choice(REPLIES), rng, REPLIES)
+    text = mutation(rng.choice(REPLIES), rng, REPLIES)
     at = rng.randrange(len(text) + 1)
-    part = rng.choice((text[at : at + rng.choice((1, 3, 20, 200))], rng.choice(GRAIN), "x", " ", "x. "))
+    part = rng.choice(
+        (text[at : at + rng.choice((1, 3, 20, 200))], rng.choice(GRAIN), "x", " ", "x. ")
+    )
     if rng.random() < 0.4:
         part += rng.choice(GRAIN)
     part = part or "{"
@@ -391,7 +429,7 @@ def long_replies(folder: Path) -> Iterator[Trial]:
         _attempt(parser, REPLIES[0])
 
     def trial(rng: random.Random) -> str:
-        reply = grown(rng, rng.choice(SIZES))
+        reply = long_reply(rng, rng.choice(SIZES))
         worst, slowest = slowness(timed, reply)
         # Each of a profile's parsers reads the reply in several ways, and each way is one reading.
         readings = {"samples": 3, "answers of": 4, "bodies": 3}
@@ -443,8 +481,8 @@ PROMISES = (
     Promise(
         "fuzz",
         "long replies",
-        f"No reply of 100 to 400 kB takes a parser more than {MILLISECONDS:.0f} ms of the processor "
-        f"per 100 kB.",
+        f"No reply of 100 to 400 kB takes a parser more than {MILLISECONDS:.0f} ms of the "
+        f"processor per 100 kB.",
         long_replies,
         500,
     ),

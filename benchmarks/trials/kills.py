@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.trials.nursery import nursery, perform
 from benchmarks.trials.promises import Broken, Promise, Trial
-from benchmarks.trials.world import copy_of, kitchen, rows_of, stores_of, tidied, tree
+from benchmarks.trials.world import copy_of, kitchen, rows_of, stores_of, tidy, tree
 from fac import review
 from fac.config import (
     ExplainSpec,
@@ -64,7 +64,9 @@ def answer(body: dict[str, Any]) -> str:
     if "explanation" in asks:
         return json.dumps({"reason": "always the same", "explanation": f"the word {word}"})
     if "level" in asks:
-        return json.dumps({"rationale": "by its texts", "level": "yes" if "python" in text else "no"})
+        return json.dumps(
+            {"rationale": "by its texts", "level": "yes" if "python" in text else "no"}
+        )
     (meant,) = re.findall(r"Description: the word (\w+)", text)
     lines = dict(re.findall(r"^Text (\d+): (.*)$", text, re.MULTILINE))
     return json.dumps({number: int(meant in lines[number].casefold()) for number in asks})
@@ -75,7 +77,7 @@ def questions_of(bodies: Sequence[dict[str, Any]]) -> Counter[str]:
     return Counter(json.dumps(body["messages"]) for body in bodies)
 
 
-def recorded(workspace: Workspace) -> Counter[str]:
+def journal(workspace: Workspace) -> Counter[str]:
     """The questions whose replies lie in a journal."""
     questions = Counter[str]()
     for path in workspace.runs.rglob("*.jsonl"):
@@ -143,7 +145,7 @@ def pairing(workspace: Workspace, home: Path, url: str) -> Prepared:
     return of_step(pairs_spec(workspace, url))
 
 
-def approved(workspace: Workspace, url: str) -> SynthesizeSpec:
+def approve(workspace: Workspace, url: str) -> SynthesizeSpec:
     """Carries out pairs, approves them, and says what to make of them."""
     spec = pairs_spec(workspace, url)
     run = perform(str(workspace.root), *of_step(spec)[1].values())
@@ -158,7 +160,7 @@ def approved(workspace: Workspace, url: str) -> SynthesizeSpec:
 
 
 def synthesizing(workspace: Workspace, home: Path, url: str) -> Prepared:
-    return of_step(approved(workspace, url))
+    return of_step(approve(workspace, url))
 
 
 def caching(workspace: Workspace, home: Path, _: str) -> Prepared:
@@ -187,28 +189,28 @@ def step(
         task, arguments = prepare(base, folder, server.endpoint)
         place, begun = copy_of(base, folder / "calm"), len(server.bodies)
         lives = [home.live(task, root=str(place.root), **arguments)]
-        want, paths = result(place, lives[0].answer), tidied(place)
-        all_asked = questions_of(server.bodies[begun:])
+        want, paths = result(place, lives[0].answer), tidy(place)
+        questions = questions_of(server.bodies[begun:])
         # The first life also filled caches of the disk; how long one takes, the second tells.
         lives.append(home.live(task, root=str(copy_of(base, folder / "calm").root), **arguments))
-        if questions_of(server.bodies[begun:]) != all_asked + all_asked:
+        if questions_of(server.bodies[begun:]) != questions + questions:
             raise Broken("two undisturbed lives do not ask the same")
 
         def trial(rng: random.Random) -> str:
             place = copy_of(base, folder / "mortal")
             here = {"root": str(place.root), **arguments}
-            killed = home.live(task, dies=rng.random() * lives[1].seconds, **here).killed
-            answered, before = recorded(place), len(server.bodies)
-            finished = Runs(place).find(lives[0].answer)
+            died = home.live(task, dies=rng.random() * lives[1].seconds, **here).died
+            known, before = journal(place), len(server.bodies)
+            is_whole = Runs(place).find(lives[0].answer)
             life = home.live(task, **here)
-            asked = questions_of(server.bodies[before:])
-            if again := asked if finished else (asked + answered) - all_asked:
+            fresh = questions_of(server.bodies[before:])
+            if again := fresh if is_whole else (fresh + known) - questions:
                 raise Broken(f"{again.total()} questions that were answered were asked again")
             if result(place, life.answer) != want:
                 raise Broken("the result is another one")
-            if (left := tidied(place)) != paths:
+            if (left := tidy(place)) != paths:
                 raise Broken(f"left behind or lost: {sorted(left ^ paths)}")
-            return "killed" if killed else "done before the kill"
+            return "killed" if died else "done before the kill"
 
         yield trial
 
@@ -221,18 +223,18 @@ def demos(folder: Path) -> Iterator[Trial]:
     with nursery("fac.demo") as home:
         calm = Workspace(folder / "calm")
         seconds = home.live("demo", root=str(calm.root)).seconds
-        paths = tidied(calm)
+        paths = tidy(calm)
 
         def trial(rng: random.Random) -> str:
             shutil.rmtree(folder / "mortal", ignore_errors=True)
             place = Workspace(folder / "mortal")
-            killed = home.live("demo", root=str(place.root), dies=rng.random() * seconds).killed
+            died = home.live("demo", root=str(place.root), dies=rng.random() * seconds).died
             home.live("demo", root=str(place.root))
             runs = Runs(place)
             spoilt = [each.run for s in ("dataset", "sae", "measure") for each in runs.list(s)]
-            if any(runs.verify(run) for run in spoilt) or tidied(place) != paths:
-                raise Broken(f"left behind or lost: {sorted(tidied(place) ^ paths)}")
-            return "killed" if killed else "done before the kill"
+            if any(runs.verify(run) for run in spoilt) or tidy(place) != paths:
+                raise Broken(f"left behind or lost: {sorted(tidy(place) ^ paths)}")
+            return "killed" if died else "done before the kill"
 
         yield trial
 
@@ -247,7 +249,7 @@ def exports(folder: Path) -> Iterator[Trial]:
     server = ScriptedServer(answer)
     with server.running(), nursery("openai", "fac.export") as home:
         place = kitchen(folder / "base")
-        run = perform(str(place.root), *of_step(approved(place, server.endpoint))[1].values())
+        run = perform(str(place.root), *of_step(approve(place, server.endpoint))[1].values())
         no = refusals(plan_export(run, runs=Runs(place)))
         formats = [name for name in EXPORT_FORMATS if name not in no]
         whole, seconds = dict[str, dict[str, bytes]](), dict[str, float]()
@@ -266,16 +268,16 @@ def exports(folder: Path) -> Iterator[Trial]:
                 shutil.copytree(folder / f"whole-{name}", out.parent)
             before = contents(out.parent) if out.parent.exists() else {}
             how = {"root": str(place.root), "run": run, "format": name, "out": str(out)}
-            killed = home.live("export", dies=rng.random() * seconds[name], **how).killed
+            died = home.live("export", dies=rng.random() * seconds[name], **how).died
             seen = {k: v for k, v in contents(out.parent).items() if not k.startswith(".")}
             rows = {k: v for k, v in seen.items() if k.startswith("kept") and ".card" not in k}
             if any(whole[name].get(k) != v for k, v in rows.items()) or before.keys() - seen.keys():
                 raise Broken(f"half an export as {name} can be seen: {sorted(seen)}")
             home.live("export", **how)
-            tidied(place, out.parent)
+            tidy(place, out.parent)
             if contents(out.parent) != whole[name]:
                 raise Broken(f"left behind or lost: {tree(out.parent)}")
-            return "killed" if killed else "done before the kill"
+            return "killed" if died else "done before the kill"
 
         yield trial
 
@@ -295,20 +297,20 @@ def workers(folder: Path) -> Iterator[Trial]:
         calm = copy_of(base, folder / "calm")
         seconds = home.live("work", root=str(calm.root)).seconds
         runs = [job.run_id for job in stores_of(calm)[1].jobs()]
-        want, paths = [result(calm, run) for run in runs], tidied(calm)
+        want, paths = [result(calm, run) for run in runs], tidy(calm)
 
         def trial(rng: random.Random) -> str:
             place = copy_of(base, folder / "mortal")
-            killed = home.live("work", root=str(place.root), dies=rng.random() * seconds).killed
+            died = home.live("work", root=str(place.root), dies=rng.random() * seconds).died
             home.live("work", root=str(place.root))
             jobs = stores_of(place)[1].jobs()
             if [job.run_id for job in jobs] != runs or {job.status for job in jobs} != {"done"}:
                 raise Broken(f"jobs were lost or doubled: {jobs}")
             if [result(place, run) for run in runs] != want:
                 raise Broken("a job came to another result")
-            if (left := tidied(place)) != paths:
+            if (left := tidy(place)) != paths:
                 raise Broken(f"left behind or lost: {sorted(left ^ paths)}")
-            return "killed" if killed else "done before the kill"
+            return "killed" if died else "done before the kill"
 
         yield trial
 
@@ -331,7 +333,7 @@ def kept_jobs(place: Workspace) -> list[str]:
 
 
 @contextmanager
-def acknowledged(
+def acknowledgements(
     folder: Path, task: str, kept: Callable[[Workspace], list[str]]
 ) -> Iterator[Trial]:
     """Two processes that write to one file, one after the other; both are killed."""
@@ -403,14 +405,14 @@ PROMISES = (
         "kills",
         "decisions",
         "A decision that was acknowledged is kept, once, whatever is killed after it.",
-        partial(acknowledged, task="decide", kept=kept_decisions),
+        partial(acknowledgements, task="decide", kept=kept_decisions),
         100,
     ),
     Promise(
         "kills",
         "what is asked of the queue",
         "A job that was acknowledged is in the queue, once, whatever is killed after it.",
-        partial(acknowledged, task="ask", kept=kept_jobs),
+        partial(acknowledgements, task="ask", kept=kept_jobs),
         100,
     ),
 )

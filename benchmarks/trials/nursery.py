@@ -124,7 +124,7 @@ TASKS: dict[str, Callable[..., str]] = {
 class Life(NamedTuple):
     """How a process ended."""
 
-    killed: bool
+    died: bool  # of SIGKILL
     answer: str  # what it returned; "" where it was killed
     seconds: float
 
@@ -160,6 +160,7 @@ def nursery(*modules: str) -> Iterator[Nursery]:
     finally:
         home.process.stdin.close()
         home.process.wait()
+        home.process.stdout.close()
 
 
 def _answered(task: str, arguments: dict[str, Any], writes: int) -> int:

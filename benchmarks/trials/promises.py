@@ -104,7 +104,7 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
-def merged(before: Mapping[str, Any], outcomes: Iterable[Outcome]) -> dict[str, Any]:
+def merge(before: Mapping[str, Any], outcomes: Iterable[Outcome]) -> dict[str, Any]:
     """The counts with those of these outcomes in the place of earlier ones of the same promises."""
     titles = {(row["kind"], row["name"]): row for row in before.get("promises", ())}
     titles |= {(each.kind, each.name): each._asdict() for each in outcomes}

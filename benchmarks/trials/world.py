@@ -72,7 +72,7 @@ def tree(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*")}
 
 
-def tidied(workspace: Workspace, *exports: Path) -> set[str]:
+def tidy(workspace: Workspace, *exports: Path) -> set[str]:
     """What lies in a workspace after `fac gc --remove`, hours later; SQLite's own files beside a
     database do not count. Raises Broken where something cannot be removed."""
     for folder in (workspace.root, *exports):
@@ -111,9 +111,7 @@ def stores_of(workspace: Workspace) -> tuple[Runs, Queue, Decisions]:
     return Runs(workspace), Queue(workspace.queue), Decisions(workspace.decisions)
 
 
-
-
-def settled(path: Path) -> None:
+def settle(path: Path) -> None:
     """Moves all of a database into its one file, and forgets what lay beside it."""
     with contextlib.closing(sqlite3.connect(path)) as con:
         con.execute("PRAGMA wal_checkpoint(TRUNCATE)")
