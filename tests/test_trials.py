@@ -185,7 +185,7 @@ def test_a_cache_that_may_not_grow_is_a_sentence(tmp_path):
 
 
 def test_a_file_of_separators_alone_is_refused_in_a_sentence(runs, write):
-    assert "no JSON" in refusal(runs, write("rows.jsonl", b"\x1f"))
+    assert "has no rows" in refusal(runs, write("rows.jsonl", b"\x1f"))
 
 
 @pytest.mark.parametrize("head", ["Description: a b", "He said:\tDescription: a b"])
