@@ -22,6 +22,7 @@ from pathlib import Path
 from benchmarks.trials.promises import (
     FIGURES,
     PAGE,
+    CannotTry,
     Outcome,
     Promise,
     carry_out,
@@ -73,7 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes = list[Outcome]()
     for promise in promises(options.kinds or KINDS, options.only):
         times = options.times or max(1, round(promise.times * options.share))
-        outcomes.append(carry_out(promise, times, options.first))
+        try:
+            outcomes.append(carry_out(promise, times, options.first))
+        except CannotTry as error:
+            print(f"{promise.title} cannot be tried: {error}.", flush=True)
+            continue
         print(in_words(outcomes[-1]), flush=True)
         if options.out:
             counts = json.dumps(merge(read(options.out), outcomes), indent=1, ensure_ascii=False)

@@ -29,6 +29,10 @@ class Broken(AssertionError):
     """A promise that was not kept; the message says how."""
 
 
+class CannotTry(Exception):
+    """A promise that this machine cannot put to the test; the message says why."""
+
+
 class Promise(NamedTuple):
     """One sentence that is true of every trial."""
 
@@ -36,7 +40,7 @@ class Promise(NamedTuple):
     name: str  # of one kind: what is killed, flipped, damaged
     sentence: str
     begin: Callable[[Path], AbstractContextManager[Trial]]
-    """Makes in an empty folder what all its trials share, and the trial."""
+    """Makes in an empty folder what all its trials share, and the trial. Raises CannotTry."""
 
     times: int  # trials in the long form
 
