@@ -287,7 +287,7 @@ Parser = Callable[[str], object]
 def _draft(profile: str, reply: str) -> None:
     for options in ({}, {"finished": False}, {"starts": "The pot"}):
         try:
-            drafts.read_draft(profile, reply, **options)  # type: ignore[arg-type]
+            drafts.read_draft(profile, reply, **options)
         except FacError as error:
             refusal(error)
 

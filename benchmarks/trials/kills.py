@@ -130,14 +130,14 @@ def explaining(workspace: Workspace, home: Path, url: str) -> Prepared:
 def judging(workspace: Workspace, home: Path, url: str) -> Prepared:
     anchor = Runs(workspace).resolve("measure", "toy-anchor")
     task = TASKS["toxicity"]
-    how = {"task": task.name, "title": task.title, "rubric": task.rubric}
+    how: dict[str, Any] = {"task": task.name, "title": task.title, "rubric": task.rubric}
     return of_step(JudgeSpec(measure=anchor, **how, **_server(url)))
 
 
 def pairs_spec(workspace: Workspace, url: str) -> PairsSpec:
     runs = Runs(workspace)
     anchor, dataset = (runs.resolve("measure", name) for name in toy.SAMPLES)
-    about = {"anchor": anchor, "dataset": dataset, "features": GAPS}
+    about: dict[str, Any] = {"anchor": anchor, "dataset": dataset, "features": GAPS}
     return PairsSpec(**about, writer="openai", candidates=4, **_server(url))
 
 
@@ -155,7 +155,7 @@ def approve(workspace: Workspace, url: str) -> SynthesizeSpec:
             item = review.pair_item(run, row)
             decisions.add("Ada", "pair", item.subject, item.content, "approve")
     names = tuple(row["pair"] for row in review.approved_pairs(decisions, runs, run))
-    more = {"writer": "openai", "candidates": 4, "keep": 2}
+    more: dict[str, Any] = {"writer": "openai", "candidates": 4, "keep": 2}
     return SynthesizeSpec(pairs=run, approved=names, **more, **_server(url))
 
 
@@ -255,7 +255,7 @@ def exports(folder: Path) -> Iterator[Trial]:
         whole, seconds = dict[str, dict[str, bytes]](), dict[str, float]()
         for name in formats:
             out = folder / f"whole-{name}" / "kept"
-            how = {"root": str(place.root), "run": run, "format": name}
+            how: dict[str, Any] = {"root": str(place.root), "run": run, "format": name}
             home.live("export", out=str(out), **how)
             whole[name] = contents(out.parent)
             seconds[name] = home.live("export", out=str(out), **how).seconds
@@ -267,7 +267,8 @@ def exports(folder: Path) -> Iterator[Trial]:
             if rng.random() < 0.5:
                 shutil.copytree(folder / f"whole-{name}", out.parent)
             before = contents(out.parent) if out.parent.exists() else {}
-            how = {"root": str(place.root), "run": run, "format": name, "out": str(out)}
+            how: dict[str, Any] = {"root": str(place.root), "run": run, "format": name}
+            how["out"] = str(out)
             died = home.live("export", dies=rng.random() * seconds[name], **how).died
             seen = {k: v for k, v in contents(out.parent).items() if not k.startswith(".")}
             rows = {k: v for k, v in seen.items() if k.startswith("kept") and ".card" not in k}
@@ -296,7 +297,7 @@ def workers(folder: Path) -> Iterator[Trial]:
             queue.enqueue(IngestSpec(name=f"n{number}", source=str(source), measure=settings))
         calm = copy_of(base, folder / "calm")
         seconds = home.live("work", root=str(calm.root)).seconds
-        runs = [job.run_id for job in stores_of(calm)[1].jobs()]
+        runs = [str(job.run_id) for job in stores_of(calm)[1].jobs()]
         want, paths = [result(calm, run) for run in runs], tidy(calm)
 
         def trial(rng: random.Random) -> str:

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from importlib import metadata
+from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -41,7 +42,7 @@ NO_SCAN = (
 
 def licence(name: str) -> str:
     """Of an installed package: its expression, else its classifiers, else what it says in words."""
-    about = metadata.metadata(name)
+    about: Any = metadata.metadata(name)
     classifiers = [
         each.rpartition("::")[2].strip()
         for each in about.get_all("Classifier") or ()

@@ -137,13 +137,15 @@ class Nursery:
         command = [sys.executable, "-m", __name__, *modules]
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(command, cwd=REPOSITORY, text=True, **pipes)
+        self.orders: Any = self.process.stdin
+        self.reports: Any = self.process.stdout
 
     def live(self, task: str, *, dies: float | None = None, **arguments: Any) -> Life:
         """One life, until its end or so many seconds after its birth. Raises Broken where it ended
         in another way."""
-        self.process.stdin.write(json.dumps([task, arguments, dies]) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        self.orders.write(json.dumps([task, arguments, dies]) + "\n")
+        self.orders.flush()
+        line = self.reports.readline()
         if not line:
             raise RuntimeError("the nursery is gone")
         status, answer, seconds = json.loads(line)
@@ -158,9 +160,9 @@ def nursery(*modules: str) -> Iterator[Nursery]:
     try:
         yield home
     finally:
-        home.process.stdin.close()
+        home.orders.close()
         home.process.wait()
-        home.process.stdout.close()
+        home.reports.close()
 
 
 def _answered(task: str, arguments: dict[str, Any], writes: int) -> int:
