@@ -278,12 +278,11 @@ class BatchSource(Source):
 
 def _batch_rows(batch: pa.RecordBatch, first: int) -> Iterator[SourceRow]:
     try:
-        batch.validate(full=True)  # Arrow reads where a damaged file points, and the process ends
         for i, row in enumerate(batch.to_pylist(), start=first):
             yield SourceRow(i, row)
-    except (ValueError, OverflowError) as error:  # damage, no UTF-8, a date beyond the calendar
+    except (ValueError, OverflowError) as error:  # no UTF-8, a date beyond the calendar
         if len(batch) == 1:
-            yield SourceRow(first, None, f"it cannot be read ({first_line(error)})")
+            yield SourceRow(first, None, f"it cannot be read ({error})")
             return
         for i in range(len(batch)):
             yield from _batch_rows(batch.slice(i, 1), first + i)
