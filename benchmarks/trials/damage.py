@@ -261,7 +261,7 @@ PROMISES = (
         200,
     ),
     promise(
-        "tasks of one's own",
+        "task files",
         "tasks.toml",
         "tasks.toml",
         (question_use(lambda place: task_profiles(Runs(place))),),
