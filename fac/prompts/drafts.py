@@ -392,10 +392,16 @@ MARKED = re.compile(r"(?:<<|‹‹)([^<>‹›\n]{1,200})(?:>>|››)")
 """The marks of prompts around words of the writer's own; small models cannot leave them out."""
 
 PARROTED = re.compile(
-    r"\bIt (?:occurs|does not) \(strength \d|\bPhrase to keep:|\bAlready written: |"
-    rf"(?m:^(?:(?!\bDescription: ).)*+Description: .*\nText 1: )|{BEGIN}|{END}"
+    r"\bIt (?:occurs|does not) \(strength \d|\bPhrase to keep:|\bAlready written: "
+    rf"|{BEGIN}|{END}"
 )
 """Lines of the prompts above, which very small models say again instead of writing."""
+
+SIGNS = (" (strength ", "Phrase to keep:", "Already written: ", BEGIN, END)
+"""Of which a text has one where PARROTED finds anything; they are found in no time."""
+
+DESCRIPTION, FIRST_TEXT = re.compile(r"\bDescription: "), "\nText 1: "
+"""Two lines of the prompts that follow each other."""
 
 PREAMBLE = re.compile(
     r"\A(?:sure|certainly|of course|okay|here(?:['’]s| is| are)|new \w+)\b[^\n]*:\s*\n+", re.I
@@ -502,11 +508,23 @@ def _readable(text: str, reply: str, *, may_refuse: bool = False) -> None:
         raise BadDraft("refusal", "it declines", reply)
     if CONTROL_TOKEN.search(text):
         raise BadDraft("unreadable", "it holds a control token of a chat template", reply)
-    if PARROTED.search(text):
+    if _parrots(text):
         raise BadDraft("unreadable", "it repeats lines of its prompt", reply)
     if control := CONTROL_CHARACTER.search(text):
         code = f"U+{ord(control[0]):04X}"
         raise BadDraft("unreadable", f"it holds the control character {code}", reply)
+
+
+def _parrots(text: str) -> bool:
+    """Whether it says lines of its prompt again; in time linear in the text."""
+    if any(sign in text for sign in SIGNS) and PARROTED.search(text):
+        return True
+    end = text.find(FIRST_TEXT)
+    while end >= 0:
+        if DESCRIPTION.search(text, text.rfind("\n", 0, end) + 1, end):
+            return True
+        end = text.find(FIRST_TEXT, end + 1)
+    return False
 
 
 def with_answers(profile: str, messages: Sequence[Message], written: Sequence[str]) -> Draft:
@@ -536,7 +554,13 @@ def _choice(question: str, matching: str, other: str) -> Draft:
 def _plain_sample(sample: str) -> str:
     """Plain text without what chat models put around it."""
     text = PREAMBLE.sub("", sample.strip())
-    return "\n".join(LABEL.sub("", line.strip()) for line in text.splitlines()).strip()
+    return "\n".join(map(_unlabelled, text.splitlines())).strip()
+
+
+def _unlabelled(line: str) -> str:
+    line = line.strip()
+    label = LABEL.match(line)
+    return line[label.end() :] if label else line
 
 
 def _whole_sentences(text: str, reply: str) -> str:

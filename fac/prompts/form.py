@@ -195,7 +195,7 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-OBJECT = re.compile(r'\{\s*["}]')
+OBJECT = re.compile(r'\{\s*+["}]')
 DECODER = json.JSONDecoder(object_pairs_hook=_only_once, parse_constant=_no_constant)
 
 
@@ -210,18 +210,14 @@ def only_object(reply: str) -> dict[str, Any]:
     if len(text) > MAX_REPLY:
         raise bad_reply(too_long(text), reply)
     objects: list[dict[str, Any]] = []
-    at = text.find("{")
-    while at >= 0 and len(objects) < 2:
-        # An error counts the lines before it, so a thousand braces in prose must raise none.
-        if OBJECT.match(text, at):
-            try:
-                value, at = DECODER.raw_decode(text, at)
-            except (ValueError, RecursionError) as error:
-                raise bad_reply("the JSON object is broken or cut off", reply) from error
-            objects.append(value)
-        else:
-            at += 1
-        at = text.find("{", at)
+    at = 0
+    # An error counts the lines before it, so a thousand braces in prose must raise none.
+    while len(objects) < 2 and (begins := OBJECT.search(text, at)):
+        try:
+            value, at = DECODER.raw_decode(text, begins.start())
+        except (ValueError, RecursionError) as error:
+            raise bad_reply("the JSON object is broken or cut off", reply) from error
+        objects.append(value)
     if not text:
         raise bad_reply("it ends with its thoughts" if reply.strip() else "it is empty", reply)
     if len(objects) != 1:

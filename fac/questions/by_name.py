@@ -39,7 +39,9 @@ def comparison_by_name(
         raise InputError(f"min support must be at least 1, got {min_support}.")
     anchor, dataset, *others = runs_alike(stores, (anchor, dataset, *added))
     judged = relevance_runs(stores.runs, anchor).get(relevant)
-    build_caches(stores, [anchor, dataset, *others, *filter(None, [judged])])
+    sae = stores.runs.manifest(anchor).facts.sae_run  # how near a gap is, rests on its thresholds
+    about = [each for each in (judged, sae) if each and stores.runs.find(each)]
+    build_caches(stores, [anchor, dataset, *others, *about])
     at = read_threshold(stores, anchor, threshold)
     relevance = read_relevance(stores, anchor, relevant, maybe=maybe)
     return Comparison(anchor, dataset, at, min_support, role, relevance, tuple(others))

@@ -38,6 +38,7 @@ class _ArrowSource(BatchSource):
             with _reader(path) as reader:
                 for batch in _batches(reader):
                     some = batch.select([*self.columns])
+                    _check(some)
                     for start in range(0, len(some), BATCH_ROWS):
                         yield some.slice(start, BATCH_ROWS)
 
@@ -106,6 +107,17 @@ def _batches(
         yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
     else:
         yield from reader
+
+
+AS_BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
+
+
+def _check(batch: pa.RecordBatch) -> None:
+    """Raises ArrowInvalid for a batch that points beyond itself: Arrow would follow, and the
+    process end. Texts that are not UTF-8 are bad rows, as in every file."""
+    for column in batch.columns:
+        as_bytes = AS_BYTES.get(column.type)
+        (column.view(as_bytes) if as_bytes else column).validate(full=True)
 
 
 def _n_rows(path: Path) -> int:

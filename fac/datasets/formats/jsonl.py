@@ -50,7 +50,7 @@ def is_lines(text: str) -> bool:
         # Broken, cut off here, or written over several lines.
         wraps = re.match(r'\{\s*"(\w+)"\s*:\s*\[', first)
         several = (wraps and wraps[1] in WRAPPERS and not rest) or (
-            first in ("{", "[") or (first[-1] in "{[," and rest[:1] in ('"', "{", "["))
+            first in ("{", "[") or (first.endswith(("{", "[", ",")) and rest[:1] in ('"', "{", "["))
         )
         return text.startswith("{") and not several
     if isinstance(value, list):

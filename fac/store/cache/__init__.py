@@ -27,7 +27,7 @@ from typing import Any
 
 import duckdb
 
-from fac.errors import InputError, disk_full, disk_room
+from fac.errors import InputError, disk_full, disk_room, first_line
 from fac.manifest import AnyManifest
 from fac.store.cache.candidates import CandidateQueries, fill_candidates
 from fac.store.cache.features import HISTOGRAM_BINS, SORTABLE, FeatureQueries, fill_sae
@@ -93,6 +93,12 @@ def build(runs: Runs, run_id: str, folder: Path, *, memory_limit: str = "2GB") -
                 if "No space left on device" in str(error):
                     raise InputError(disk_full(f"the cache of {run_id}")) from error
                 _blame_damaged_tables(runs, manifest, error)
+                # A checkpoint that fails has a class of its own, whatever kept it from the disk.
+                if isinstance(error, duckdb.IOException) or "Could not write file" in str(error):
+                    raise InputError(
+                        f"The cache of {run_id} could not be written ({first_line(error)}): see "
+                        f"whether its disk has room, works and lets files grow, then try again."
+                    ) from error
                 raise
             finally:
                 _remove(partial, spill)
