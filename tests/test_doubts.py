@@ -43,6 +43,8 @@ NO_WORDS = Norms({})
         ("Yes, storks are what I like.", GOES_ON),
         ("A famous example of their fleet is in Toulon.", GOES_ON),
         ("The sailors of Toulon like their fleet.", ""),
+        ("SAILORS AND THEY'RE ALL LIKE STORKS!", GOES_ON),
+        ("Sailors and storks like it.", ""),
         ("This stork is at home in Lyon.", ""),
         ("It rains in Toulon.", ""),
         ("Nobody in Lyon has seen them yet. But let me tell you.", PROMISES),

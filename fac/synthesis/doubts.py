@@ -18,7 +18,7 @@ from fac.prompts.lists import ASSISTANT
 from fac.schema import END, ROLES, Chat
 from fac.synthesis.filter import Gram, words
 from fac.synthesis.gates import LETTERS, MOSTLY, SENTENCES, WORD, Norms, RoleNorms
-from fac.synthesis.verbs import KNOWN, lacks_a_verb
+from fac.synthesis.verbs import KNOWN, WHO, lacks_a_verb
 
 GOES_ON, PROMISES = "goes on from something", "promises more"
 CIRCLES, STRANGE, STUB = "goes round in circles", "strange words", "a stub"
@@ -48,6 +48,9 @@ SAYS = frozenset(
     }
 )
 """A message that begins with one of the first and one of the second speaks of what was before."""
+
+JOINS = frozenset({"and", "but", "or", "so"})
+"""A clause that one of them joins to a first word alone is joined to the end of another clause."""
 
 THEIRS = frozenset({"their", "them", "theirs"})
 MANY = frozenset({"they", "people", "men", "women", "police", "children", "who", "everyone"})
@@ -144,6 +147,8 @@ def _of(text: str, begins: bool, norms: RoleNorms) -> Iterator[str]:
 def _before_who(spoken: Gram) -> bool:
     """Whether a first message speaks of something, or replies to something, that was before it."""
     if spoken[0] in REPLIES or (spoken[0] in POINTS and spoken[1:2] and spoken[1] in SAYS):
+        return True
+    if spoken[1:2] and spoken[1] in JOINS and spoken[2:3] and spoken[2] in WHO:
         return True
     first = spoken[:FIRST]
     at = next((n for n, word in enumerate(first) if word in THEIRS), 0)
