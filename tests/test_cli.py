@@ -43,7 +43,7 @@ COMMANDS = {
     *("review export", "review import", "keep"),
     *("pairs", "approve", "synthesize", "export", "fill", "spare", "families"),
     *("second-opinion", "report", "name-family", "experiment"),
-    *("app", "mcp", "doctor", "gc"),
+    *("app", "mcp", "doctor", "gc", "audit"),
 }
 
 

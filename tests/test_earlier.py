@@ -3,11 +3,14 @@
 tests/earlier/first was written on 23 November by the first version that had runs, decisions and a
 queue, tests/earlier/first-synthesis on the same day by the first that wrote samples: manifests
 without a seal, a queue of version 1, decisions of the only version so far, tables without the
-columns that came later.
+columns that came later. tests/earlier/queue-2.sqlite was written on 30 November by the last version
+whose jobs did not say who asked for them; its jobs are those of the first queue.
 """
 
 import json
 import shutil
+import sqlite3
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -23,7 +26,8 @@ from fac.store.runs import Runs
 from tests.test_cli import fac
 
 EARLIER = REPOSITORY / "tests" / "earlier"
-WORKSPACES = sorted(path.name for path in EARLIER.iterdir())
+WORKSPACES = sorted(path.name for path in EARLIER.iterdir() if path.is_dir())
+QUEUES = {1: EARLIER / "first" / "queue.sqlite", 2: EARLIER / "queue-2.sqlite"}
 
 
 @pytest.fixture
@@ -86,13 +90,17 @@ def test_decisions_of_the_first_version_stay_and_others_follow(place):
     assert len(store.current()) == 4 and len(store.table()) == 6
 
 
-@first
-def test_jobs_of_a_queue_of_the_first_version_stay(place):
-    queue = Queue(place.queue)
+@pytest.mark.parametrize("version", QUEUES)
+def test_jobs_of_an_earlier_queue_stay(version, tmp_path):
+    with sqlite3.connect(QUEUES[version]) as written:
+        assert written.execute("PRAGMA user_version").fetchone() == (version,)
+    written.close()
+    queue = Queue(Path(shutil.copy(QUEUES[version], tmp_path / "queue.sqlite")))
     assert [(job.id, job.status, job.attempts) for job in queue.jobs()] == [
         *((3, "waiting", 0), (2, "running", 1), (1, "done", 1)),
     ]
-    assert QUEUE_VERSION == 2, "keep a fixture of the version before, and a line about it here"
+    assert {*QUEUES} == {*range(1, QUEUE_VERSION)}, "keep a fixture of the version before"
+    assert {job.asker for job in queue.jobs()} == {""}, "nobody was known by a name"
     assert queue.job(1).run_id == "dataset-0123456789ab" and queue.faults() == []
     assert queue.recover() == 1, "its lease is long over"
     specs = [read_spec(job.step, job.spec) for job in queue.jobs()]

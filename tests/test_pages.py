@@ -345,7 +345,7 @@ def test_a_link_that_is_the_first_thing_a_server_is_asked_opens_inside_the_frame
     monkeypatch.setenv("FAC_WORKSPACE", str(toy.root))
     monkeypatch.setattr("fac.jobs.worker.start_worker", lambda workspace: None)
     at = opened("coverage", threshold="1.2")
-    assert [each.label for each in at.toggle] == ["Blur examples"]
+    assert "Blur examples" in [each.label for each in at.toggle]
     assert metrics(at)["Missing"] == "2"
 
 
