@@ -134,6 +134,10 @@ def test_an_answer_may_speak_of_its_message_and_every_doubt_is_named_once():
     assert doubts(chat, NO_WORDS) == (COPY,)
     chat[1]["content"] = "The stork of Lyon sleeps in nests."  # six words in a row
     assert doubts(chat, NO_WORDS) == ()
+    chat[1]["content"] = "Lyon (B) 102."
+    assert doubts(chat, NO_WORDS) == (STUB,)
+    chat[1]["content"] = "At home"  # a label
+    assert doubts(chat, NO_WORDS) == ()
     chat = [*user("But where?"), {"role": "assistant", "content": "However, so it is here."}]
     assert doubts(chat, NO_WORDS) == (GOES_ON, STUB)
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from fac.generator.edges import END_MARK
 from fac.prompts.lists import ASSISTANT
 from fac.schema import END, ROLES, Chat
 from fac.synthesis.filter import Gram, words
@@ -140,8 +141,8 @@ def _of(text: str, begins: bool, norms: RoleNorms) -> Iterator[str]:
         yield STRANGE
     if not text[0].islower() and _MARKS.search(text):
         yield MARKS
-    if begins and len(spoken) < LEAST:
-        yield STUB
+    if len(spoken) < LEAST and (begins or END_MARK.search(text)):
+        yield STUB  # an answer of few words is a label, which ends without a mark
 
 
 def _before_who(spoken: Gram) -> bool:
