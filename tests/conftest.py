@@ -17,6 +17,11 @@ from tests.server import transformers_serve
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
+os.environ.setdefault("MKL_NUM_THREADS", str(os.cpu_count()))
+"""Tests compare runs bit by bit: what else runs on the machine changes no number of threads, here
+and in processes that tests start."""
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes() -> None:
     """Processes that share the cores have one thread each: several would wait for each other."""
