@@ -3,8 +3,8 @@
 Each of torch's threads waits for all others many times in one pass, and where one of them has to
 wait for its core all of them do: on a busy machine two threads read a fifth of what one reads.
 
-Sums are rounded as threads share them: with another number of threads peaks may differ in their last
-bits, by 4e-5 of some at most as far as was seen. Whoever wants the same bits says how many there are.
+Sums are rounded as threads share them: with another number of threads peaks may differ in their
+last bits, by 4e-5 as far as was seen. Whoever wants the same bits says how many there are.
 """
 
 from __future__ import annotations
