@@ -219,7 +219,7 @@ def show_launch(manifests: Mapping[str, MeasureManifest]) -> None:
         else:
             show_price(spec)
     with room:  # whatever the form says: these were asked before
-        if live := questions.asked(stores().queue.live()):
+        if live := questions.jobs_of(stores().queue.live()):
             show_running([job.id for job in live])
         elif stopped := questions.stopped_experiment(stores()):
             st.caption(plain(questions.asked_in_words(stores(), stopped)))
@@ -247,7 +247,7 @@ def show_price(spec: ExperimentSpec) -> None:
         )
     st.caption(plain(f"{words} It may be stopped at any time, and goes on where it was."))
     is_live = any(
-        read_spec(job.step, job.spec) == spec for job in questions.asked(stores().queue.live())
+        read_spec(job.step, job.spec) == spec for job in questions.jobs_of(stores().queue.live())
     )
     tie = needing("launch", type="primary", disabled=is_live)
     action_button("Run the experiment", "play_arrow", launch, spec, **tie)
@@ -280,7 +280,7 @@ def open_result(run: str | None) -> None:
 @guard()
 def show_running(jobs: list[int]) -> None:
     """The experiments under way; the page runs again when one ends."""
-    live = questions.asked(stores().queue.live())
+    live = questions.jobs_of(stores().queue.live())
     if [job.id for job in live] != jobs:
         st.rerun()
     for job in live:

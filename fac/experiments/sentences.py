@@ -53,11 +53,11 @@ def rankings(rows: Sequence[Row], unit: str) -> str:
             values.setdefault((row["outcome"], row["size"]), {})[row["arm"]] = row["value"]
     small, large = (pick(size for _, size in values) for pick in (min, max))
     outcomes = [outcome for outcome, size in values if size == small]
-    asked = [(f"{o} at {small}", f"at {large} {unit}", (o, small), (o, large)) for o in outcomes]
+    duels = [(f"{o} at {small}", f"at {large} {unit}", (o, small), (o, large)) for o in outcomes]
     *first, last = outcomes
-    asked += [(o, f"{last} at {small} {unit}", (o, small), (last, small)) for o in first]
+    duels += [(o, f"{last} at {small} {unit}", (o, small), (last, small)) for o in first]
     parts = []
-    for short, long, of_short, of_long in asked:
+    for short, long, of_short, of_long in duels:
         one, other = values[of_short], values.get(of_long, {})
         n = len(one.keys() & other.keys())
         if of_short != of_long and n >= FEWEST:

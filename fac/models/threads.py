@@ -43,8 +43,8 @@ def used(cores: Collection[int]) -> Used | None:
         if name in names:
             # Those behind the eighth, the guests', are counted among the first ones too.
             ticks += sum(int(n) for at, n in enumerate(counts[:8]) if at not in WAITING)
-    own = os.times()
-    return Used(ticks / os.sysconf("SC_CLK_TCK"), own.user + own.system)
+    times = os.times()
+    return Used(ticks / os.sysconf("SC_CLK_TCK"), times.user + times.system)
 
 
 class Free:

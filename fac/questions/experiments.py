@@ -170,14 +170,14 @@ def estimate(stores: Stores, spec: ExperimentSpec) -> Estimate:
     return Estimate(len(pieces), seconds * rows / (facts.n_rows or rows), facts.name)
 
 
-def asked(jobs: Sequence[Job]) -> list[Job]:
+def jobs_of(jobs: Sequence[Job]) -> list[Job]:
     """The experiments among jobs."""
     return [job for job in jobs if job.step == ExperimentSpec.step]
 
 
 def stopped_experiment(stores: Stores) -> Job | None:
     """The newest experiment, where it ended before its end and its dataset is still measured."""
-    last = max(asked(stores.queue.jobs()), key=lambda job: job.id, default=None)
+    last = max(jobs_of(stores.queue.jobs()), key=lambda job: job.id, default=None)
     if last is None or last.status not in ("failed", "cancelled"):
         return None
     return last if stores.runs.find(last.spec["measure"]) else None
