@@ -82,14 +82,32 @@ def tied(name: str, value: object, part: str = "", *, of_page: bool = False) -> 
         if key in st.session_state:
             st.session_state[f"{key} was"] = (st.session_state[key], time.monotonic())
         st.session_state[key] = value
+    is_new = _unlike(name, key, value, of_page)
 
     def change() -> None:
         # Who moves one widget fast sends along what the others showed before they were told.
         stale, at = st.session_state.get(f"{key} was", (None, -math.inf))
-        if st.session_state[key] != stale or time.monotonic() - at > LATE:
+        if is_new() and (st.session_state[key] != stale or time.monotonic() - at > LATE):
             set_param(name, st.session_state[key], of_page)
 
     return {"key": key, "on_change": change}
+
+
+def _unlike(name: str, key: str, value: object, of_page: bool) -> Callable[[], bool]:
+    """Whether the widget of that key, which shows `value` now, has another by the time one asks.
+
+    What a browser sends after its widgets are gone, as a fragment does that runs every second,
+    Streamlit takes for changes (1.67). Set anew it would stand in the address that the browser had
+    then, without what was added since, and that is where the address would stay.
+    """
+    view_key = _view_key(name, of_page)
+    kept = st.session_state.get("view", {}).get(view_key)
+
+    def is_new() -> bool:
+        since = st.session_state.get("view", {}).get(view_key)
+        return bool(st.session_state[key] != value or since != kept)
+
+    return is_new
 
 
 def param_multiselect(
@@ -102,9 +120,11 @@ def param_multiselect(
     key = f"{st.session_state.get('page', '')}.{name} of {of}"
     if st.session_state.get(key) != chosen:
         st.session_state[key] = chosen
+    is_new = _unlike(name, key, chosen, True)
 
     def change() -> None:
-        set_param(name, ",".join(st.session_state[key]) or None, True)
+        if is_new():
+            set_param(name, ",".join(st.session_state[key]) or None, True)
 
     st.multiselect(label, options, key=key, on_change=change, **how)
     return chosen, [text for text in texts if text not in options]
