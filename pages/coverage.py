@@ -245,15 +245,10 @@ def judge_form(question: Comparison) -> None:
 
 
 def judged_features(question: Comparison) -> tuple[int, ...]:
-    """Draws which features a language model is asked about: the gaps, or all that fire; () is
-    all."""
+    """Draws which features a language model is asked about; () is all that fire."""
     lacking = [] if question.dataset == question.anchor else gap_features(stores(), question)
-    names = {"gaps": f"The {len(lacking):,} gaps"} if lacking else {}
-    names |= {"every": "Every feature that fires"}
-    title = names.__getitem__
     help = "Coverage within a task speaks of what was judged alone; judge all to compare datasets."
-    which = st.radio("Which features", [*names], format_func=title, horizontal=True, help=help)
-    return tuple(sorted(lacking)) if which == "gaps" else ()
+    return pickers.pick_asked(lacking, help)
 
 
 def labels_about(anchor: str) -> dict[tuple[str, str], str]:

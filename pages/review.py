@@ -59,10 +59,7 @@ def explain_form(anchor: str, features: list[int]) -> None:
     """Asks for explanations by a language model, scored on held-out texts, once it was said what
     that may take; of the gaps unless somebody wants all."""
     server = server_fields("explain")
-    names = {"gaps": f"The {len(features):,} gaps"} if features else {}
-    names |= {"every": "Every feature that fires"}
-    title = names.__getitem__
-    which = st.radio("Which features", list(names), format_func=title, horizontal=True)
+    chosen = pickers.pick_asked(features)
     listed = ", ".join(model_scores()).capitalize()
     scored = st.toggle("Score them on held-out texts", value=True, help=f"{listed}.")
     about = st.container()  # above the button
@@ -72,7 +69,7 @@ def explain_form(anchor: str, features: list[int]) -> None:
         return
     spec = ExplainSpec(
         measure=anchor,
-        features=tuple(features) if which == "gaps" else (),
+        features=chosen,
         explainer="llm",
         **server,
         scores=model_scores() if scored else (),
@@ -222,7 +219,7 @@ with row:
             st.caption(pickers.gaps_in_words(comparison))
 
 explain_runs = explained(stores(), anchor)
-lacking = sorted(gap_features(stores(), comparison)) if dataset != anchor else []
+lacking = gap_features(stores(), comparison) if dataset != anchor else []
 features = {*lacking} if which == "gaps" and dataset != anchor else None
 if explain_runs:
     with more.popover("Explain more", icon=":material/add:"):

@@ -307,24 +307,6 @@ def test_a_server_that_is_not_there_is_a_sentence_on_the_page(toy, lab):
     assert f"It does not answer. The first question was not answered. {url} cannot" in words(at)
 
 
-@pytest.mark.model
-def test_a_person_tests_a_real_server(toy, real_server):
-    """`transformers serve` with the demo model: it takes one question after the other and passes
-    over a schema without a word."""
-    url, name = real_server
-    toy.endpoints.write_text(f'[here]\nurl = "{url}"\nmodels = ["{name}"]\n')
-    at = ran(button(opened("connections"), "Test").click().run(timeout=600))
-    assert [each.value for each in at.success] == [
-        "It works: it answers, and its answers can be read."
-    ]
-    last = read_connections(toy.root / "connections.json")[url, name]
-    assert last.works and last.counted and last.answered == AT_ONCE and last.refusals == ()
-    assert last.answered_as.startswith(name) and 400 < last.prompt_tokens < 600
-    assert metrics(at)["Tokens"] == f"{last.completion_tokens:,}"
-    # without a cache of models it answers 500 where it should list none
-    assert re.search(r"It lists (no models: .* answered 500|[^n])", words(at))
-
-
 # --- what forms make of it ----------------------------------------------------------------------
 
 
@@ -366,7 +348,8 @@ def test_explaining_gaps_is_estimated_stopped_by_its_budget_raised_and_finished(
     ran(at.run())
     assert "raise the budget to go on" in words(at)
     assert fields(at)["Token budget"].value == 9_000, "twice what it was"
-    raised = next(each for each in at.number_input if each.key.startswith("budget_tokens "))
+    budgets = (each for each in at.number_input if each.label == "Token budget")
+    raised = next(each for each in budgets if "budget_tokens " in (each.key or ""))
     raised.set_value(40_000)
     ran(button(at, "Go on within it").click().run())
     assert newest(toy) == replace(spec, budget_tokens=40_000)
@@ -451,6 +434,12 @@ def test_a_command_says_beforehand_what_the_form_says(toy, lab):
     explicit = fac(*explain, "--all", "--attempt", 1, workspace=toy).err
     assert explicit.replace(f" {pace}", "").startswith(f"{says}. {of_all}\n") and pace in explicit
     asked = len(lab.bodies)
+    few = fac(*explain, "--missing-from", "toy-seed", "--limit", 2, workspace=toy)
+    says = "small is asked about at most 2 of the gaps of toy-seed. 2 features, 2 questions"
+    assert few.err.startswith(says) and few.code == 0
+    stray = fac(*explain, "--limit", 2, workspace=toy)
+    assert stray.code == 2 and "--limit is of the gaps of a dataset" in stray.err
+    assert len(lab.bodies) == asked, "these two were asked about before"
     both = fac(*explain, "--all", "--missing-from", "toy-seed", workspace=toy)
     assert both.code == 2 and "--missing-from or --all, one of them" in both.err
     assert len(lab.bodies) == asked

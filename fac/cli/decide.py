@@ -65,6 +65,10 @@ class FeatureOptions:
     every: Annotated[
         bool, Option("--all", help="Every feature that fires; so where none of these is given.")
     ] = False
+    limit: Annotated[
+        int | None,
+        Option(min=1, help="With --missing-from: only so many gaps, certain ones first."),
+    ] = None
     threshold: frame.Threshold = CLEAR
     min_support: frame.MinSupport = 1
 
@@ -73,6 +77,8 @@ class FeatureOptions:
         which they are."""
         if (self.features is not None) + (self.missing_from is not None) + self.every > 1:
             raise InputError("Give --features, --missing-from or --all, one of them.")
+        if self.limit is not None and self.missing_from is None:
+            raise InputError("--limit is of the gaps of a dataset: give --missing-from too.")
         if self.features is not None:
             return tuple(feature_ids(self.features)), {}
         if self.missing_from is None:
@@ -89,14 +95,15 @@ class FeatureOptions:
                 f"{self.missing_from} lacks nothing above {comparison.threshold:g}; nothing to "
                 f"explain."
             )
-        return tuple(sorted(gaps)), {"threshold": comparison.threshold}
+        return tuple(sorted(gaps[: self.limit])), {"threshold": comparison.threshold}
 
     def in_words(self, name: str) -> str:
         """Which they are, of the measured dataset of that name."""
         if self.features is not None:
             return "the features of --features"
         if self.missing_from is not None:
-            return f"the gaps of {self.missing_from}"
+            most = "" if self.limit is None else f"at most {self.limit:,} of "
+            return f"{most}the gaps of {self.missing_from}"
         others = "" if self.every else " (--missing-from DATASET: about its gaps alone)"
         return f"every feature that fires in {name}{others}"
 

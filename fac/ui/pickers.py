@@ -337,3 +337,17 @@ def url_of(comparison: Comparison) -> dict[str, str]:
 def gaps_in_words(comparison: Comparison) -> str:
     """Which gaps these settings mean."""
     return f"Gaps {settings_in_words(comparison)}; the Coverage page sets this."
+
+
+def pick_asked(gaps: Sequence[int], help: str | None = None) -> tuple[int, ...]:
+    """Draws which features a language model is asked about: the first of these gaps, all of them
+    unless somebody wants fewer, or every feature that fires, for which () stands."""
+    names = {"gaps": f"The {len(gaps):,} gaps"} if gaps else {}
+    names |= {"every": "Every feature that fires"}
+    title = names.__getitem__
+    which = st.radio("Which features", [*names], format_func=title, horizontal=True, help=help)
+    if which != "gaps":
+        return ()
+    few = "Certain ones first. Fewer cost less, and show whether the answers are worth it."
+    n = st.number_input("Gaps at most", 1, len(gaps), len(gaps), width=130, help=few)
+    return tuple(sorted(gaps[: int(n)]))
