@@ -71,6 +71,10 @@ NO_WORDS = Norms({})
         ("They harm each other. by. them.", MARKS),
         ("There are its owls and leaders .", MARKS),
         ("The selfish one.", STUB),
+        ("Storks, or your nests near Lyon?", GOES_ON),
+        ("Storks or your nests near Lyon?", ""),
+        ("Here's more: it nests in Lyon.", GOES_ON),
+        ("Here the stork sleeps in Lyon.", ""),
         ("", ""),
     ],
 )
@@ -106,7 +110,14 @@ def test_a_text_that_ends_where_none_would_leaves_a_doubt():
         ("A stork that owns nests owns nests near Lyon.", False),
         ("A stork that owns nests near Lyon.", True),
         ("The way to own it.", True),
-        ("Storks near the castle.", False),  # only what a determiner begins is told
+        ("Storks near the castle.", False),  # which says no more about what it names
+        ("Storks, cats and owls that have no idea what it owns near the castle.", True),
+        ("Storks that have no idea what it owns sleeps near the castle.", False),
+        ("A stork that sleeps near Lyon, and owns nests.", True),
+        ("Owns what is near the castle and who is there.", False),
+        ("Storks, owls, bright cats, etc.", True),
+        ("Storks, owls and bright cats.", False),
+        ("Storks, owls, bright cats that nobody saw.", True),
         ("The storks. They sleep.", False),  # of two sentences one may be short
     ],
 )
@@ -134,6 +145,11 @@ def test_an_answer_may_speak_of_its_message_and_every_doubt_is_named_once():
     assert doubts(chat, NO_WORDS) == (COPY,)
     chat[1]["content"] = "The stork of Lyon sleeps in nests."  # six words in a row
     assert doubts(chat, NO_WORDS) == ()
+    chat = [*user("Where is the stork?"), {"role": "assistant", "content": "Storks, owls, cats."}]
+    assert doubts(chat, Norms({}, verbs=frozenset(map(str, range(50))))) == (STUB,), "an answer"
+    chat[1]["content"] = "While they sleep, it is night."
+    assert doubts(chat, NO_WORDS) == (GOES_ON,)
+    assert doubts([*user("Where are the storks?"), chat[1]], NO_WORDS) == ()
     chat[1]["content"] = "Lyon (B) 102."
     assert doubts(chat, NO_WORDS) == (STUB,)
     chat[1]["content"] = "At home"  # a label

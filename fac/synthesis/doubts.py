@@ -55,9 +55,15 @@ JOINS = frozenset({"and", "but", "or", "so"})
 
 THEIRS = frozenset({"their", "them", "theirs"})
 MANY = frozenset({"they", "people", "men", "women", "police", "children", "who", "everyone"})
+THEY = frozenset({"they", "them"})
 FIRST = 8
 """A message that says one of the first among its first words, none of them of many, says whose
 before it says who."""
+
+LISTS, PART = 3, 2  # parts between commas, and the most words of each, of an enumeration
+
+_REST = re.compile(r"\w+, (?:and|but|or|so)\b|here(?:['’]s| is) (?:more|another|the rest)\b", re.I)
+"""A text that begins so is the rest of one, even where no more than a word of that is left."""
 
 MORE = re.compile(
     r"\b(?:let me (?:tell|explain|show)|here(?: are|['’]s| is) (?:a|the|some|my|few|\d)"
@@ -92,6 +98,7 @@ def doubts(messages: Chat, norms: Norms, nats: np.ndarray | None = None) -> tupl
     `[2, n_roles]` are what a model makes of it: a text that ends where none of the dataset would is
     mostly cut, by a limit of tokens or by a rule that made it end."""
     spoken = [words(message["content"]) for message in messages]
+    befores: list[Gram] = [(), *spoken]
     copies = any(_runs(before) & _runs(after) for before, after in pairwise(spoken))
     names = [
         name
@@ -99,13 +106,15 @@ def doubts(messages: Chat, norms: Norms, nats: np.ndarray | None = None) -> tupl
         for name in _of(
             message["content"].strip(),
             turn == 0 and message["role"] != ASSISTANT,
+            befores[turn],
             norms.of(message["role"]),
         )
     ]
     names += [COPY] if copies else []
     if len(norms.verbs) >= KNOWN and any(
-        lacks_a_verb(said, norms.verbs)
-        for said, message in zip(spoken, messages, strict=True)
+        lacks_a_verb(spoken[turn], norms.verbs)
+        or (turn == 0 and message["role"] != ASSISTANT and _is_a_list(message["content"]))
+        for turn, message in enumerate(messages)
         if len(SENTENCES.split(message["content"].strip())) == 1
     ):
         names.append(NO_VERB)
@@ -123,11 +132,12 @@ def usual(chats: Sequence[Chat], norms: Norms) -> frozenset[str]:
     return frozenset(name for name, n in counts.items() if n >= MOSTLY * len(chats))
 
 
-def _of(text: str, begins: bool, norms: RoleNorms) -> Iterator[str]:
+def _of(text: str, begins: bool, before: Gram, norms: RoleNorms) -> Iterator[str]:
     spoken = words(text)
     if not spoken:
         return
-    if spoken[0] in BEFORE or (begins and _before_who(spoken)):
+    refers = bool(before) and _refers(spoken) and not any(map(_is_many, before))
+    if spoken[0] in BEFORE or _REST.match(text) or refers or (begins and _before_who(spoken)):
         yield GOES_ON
     last = next(filter(None, map(words, reversed(SENTENCES.split(text)))), spoken)
     if (last[0] in BEFORE and last != spoken and len(last) < REST) or MORE.search(text[-80:]):
@@ -154,6 +164,17 @@ def _before_who(spoken: Gram) -> bool:
     first = spoken[:FIRST]
     at = next((n for n, word in enumerate(first) if word in THEIRS), 0)
     return bool(at) and not any(map(_is_many, first[:at]))
+
+
+def _refers(spoken: Gram) -> bool:
+    """Whether a reply begins with several of whom it does not say who they are."""
+    return any(word in THEY for word in spoken[:2])
+
+
+def _is_a_list(text: str) -> bool:
+    """Whether a text only enumerates, as nothing but an answer does."""
+    parts = [words(part) for part in text.split(",")]
+    return len(parts) >= LISTS and all(0 < len(part) <= PART for part in parts)
 
 
 def _is_many(word: str) -> bool:

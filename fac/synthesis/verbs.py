@@ -37,6 +37,9 @@ SUBORDINATES = frozenset(
 """A sentence that begins with one of the first needs a verb, and with each of the second one more:
 "The old man in the picture that isn't a human." is what another sentence is about."""
 
+RELATIVE, JOINED = frozenset({"that", "who", "which"}), frozenset({"to", "and", "or"})
+"""What tells more about what a sentence names; what joins a verb to another one before it."""
+
 VERBS = frozenset(
     {
         *("is", "are", "was", "were", "be", "am", "has", "have", "had", "do", "does", "did", "can"),
@@ -68,15 +71,18 @@ def verbs_of(texts: Sequence[str]) -> frozenset[str]:
 
 
 def lacks_a_verb(sentence: Gram, verbs: frozenset[str]) -> bool:
-    """Whether a sentence that says at its beginning what it is about says nothing of that; `verbs`
-    are those of the dataset."""
-    if len(sentence) < 2 or sentence[0] not in DETERMINERS:
+    """Whether a sentence that says at its beginning what it is about, or tells something about what
+    it names, says nothing of that; `verbs` are those of the dataset."""
+    names = sentence[:1] and sentence[0] in DETERMINERS
+    if len(sentence) < 2 or not (names or any(word in RELATIVE for word in sentence[1:])):
         return False
     wants = sum(word in SUBORDINATES for word in sentence)
+    # A verb behind "and" belongs to the verb before it: "a firm that buys and sells" has one.
     there = sum(
         word in VERBS
         or (word == "s" and before in SHORT)
-        or (word in verbs and before not in DETERMINERS and before != "to")
+        or (word in verbs and before not in DETERMINERS and before not in JOINED)
         for before, word in pairwise(sentence)
     )
+    there += not names and (sentence[0] in verbs or sentence[0] in VERBS)  # what one is told to do
     return there <= wants
