@@ -64,7 +64,7 @@ def job_card(job: Job) -> None:
             st.caption(f"{asker}{times(job)}", width="content")
             if job.status in ("waiting", "running"):
                 cancel = stores().queue.cancel
-                tie = needing("cancel", key=f"cancel {job.id}")
+                tie = needing("cancel", key=f"cancel {job.id}", disabled=job.stopping)
                 action_button("Cancel", "close", cancel, job.id, **tie)
             elif job.status in ("failed", "cancelled") and not lacks_budget(job):
                 tie = needing("launch", key=f"retry {job.id}")

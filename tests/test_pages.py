@@ -729,6 +729,18 @@ def test_jobs_are_listed_with_their_errors_and_can_be_repeated_or_cancelled(toy,
     assert [job.status for job in queue.jobs()] == ["cancelled", "failed"]
 
 
+def test_a_job_that_was_asked_to_end_says_so_until_it_does(toy, started):
+    queue = Queue(toy.queue)
+    job = queue.enqueue(IngestSpec(name="long", source="nowhere.jsonl"))
+    queue.claim("test")
+    at = opened("jobs")
+    assert not button(at, "Cancel").disabled
+    ran(button(at, "Cancel").click().run())
+    (bar, *_) = (each.proto.text for each in at.get("progress"))
+    assert "stopping once this is done" in bar and button(at, "Cancel").disabled
+    assert queue.job(job).stopping
+
+
 def test_the_worker_is_shown_and_restarted(toy, started):
     at = opened("jobs")
     assert "No worker" in words(at)

@@ -109,8 +109,9 @@ def test_a_waiting_job_is_cancelled_at_once(queue):
 def test_a_running_job_stops_at_its_next_report(queue):
     job = queue.enqueue(spec())
     queue.claim("w")
+    assert not queue.job(job).stopping
     queue.cancel(job)
-    assert queue.job(job).status == "running"
+    assert queue.job(job).status == "running" and queue.job(job).stopping
     with pytest.raises(Cancelled, match="finished parts are kept"):
         queue.report(job, 1, 2)
     queue.stopped(job)

@@ -64,7 +64,7 @@ FROM_2 = f"""
 
 COLUMNS = """
     id, step, spec, status, done, total, note, run_id, error, created, started, finished, attempts,
-    asker
+    asker, stop
 """
 
 ENQUEUE = """
@@ -165,6 +165,7 @@ class Job(NamedTuple):
     finished: float | None
     attempts: int
     asker: str  # who asked for it first; "" where nobody was known by a name
+    stopping: bool  # whether somebody asked it to end
 
 
 class Queue(Database):
@@ -346,4 +347,4 @@ def _job_of(con: Connection, job_id: int) -> Job:
 
 
 def _job(row: tuple[Any, ...]) -> Job:
-    return Job._make((*row[:2], Queue.parsed(row[2]), *row[3:]))
+    return Job._make((*row[:2], Queue.parsed(row[2]), *row[3:-1], bool(row[-1])))

@@ -192,6 +192,8 @@ def progress(job: Job) -> None:
     words = f"{fraction:.0%}" if job.total else "starting"
     if job.status == "waiting":
         words = "waiting"
+    elif job.stopping:
+        words = f"{words} · stopping once this is done"
     note = f" · {plain(job.note)}" if job.note else ""
     st.progress(fraction, text=f"{plain(job_title(job))} · {words}{note}")
 

@@ -225,7 +225,7 @@ def show_job(job: Job, part: str = "text") -> None:
         st.caption(_pace(job), width="stretch")
         help = f"Every finished {part} is kept: started again, nothing is done twice."
         cancel = stores().queue.cancel
-        tie = needing("cancel", key=f"cancel {job.id}", help=help)
+        tie = needing("cancel", key=f"cancel {job.id}", help=help, disabled=job.stopping)
         action_button("Cancel", "close", cancel, job.id, **tie)
 
 
@@ -233,6 +233,8 @@ def _pace(job: Job) -> str:
     """How long it has run and, once some of it was seen to pass, how long it still takes."""
     if job.status == "waiting" or not job.started:
         return "It starts as soon as the worker is free."
+    if job.stopping and job.status == "running":
+        return "It was asked to end, and does once what it is at is done."
     running = f"Running for {duration(time.time() - job.started)}"
     # Resumed texts come at once and a model has to be loaded first: only what passed since the
     # count was first seen to move tells how fast it goes.
