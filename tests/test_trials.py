@@ -143,6 +143,7 @@ def test_rows_of_load_are_compared_as_the_table_shows_them():
     shown = {**row, "ratio": 0.123}
     assert people.rows_differ([row], [shown]) == ""
     assert people.rows_differ([row], []) == "0 rows, not 1"
+    assert people.rows_differ([row], [{"feature": 3}]) == "there is no column name"
     assert people.rows_differ([row], [{**shown, "ratio": 0.124}]).startswith(
         "row 1 has ratio 0.124"
     )

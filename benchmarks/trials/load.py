@@ -195,10 +195,9 @@ def _come_to_pass(crowd: Crowd, workspace: Workspace, waits: str, alone: str) ->
     decisions = Decisions(workspace.decisions)
     for each in people:
         kept = len(decisions.history(1_000_000, reviewer=each.name))
-        differs = (
-            f"{kept} decisions are kept, not {each.decisions}" if kept != each.decisions else ""
-        )
-        visits.append(each.held(f"the decisions of {each.name}", differs))
+        differs = f"{kept} decisions are kept, not {each.decisions}"
+        about = f"the decisions of {each.name}"
+        visits.append(each.held(about, differs if kept != each.decisions else ""))
     return Tale(visits, looks, [_same_measure(workspace, queue, job, alone) for job in jobs])
 
 

@@ -324,7 +324,9 @@ def rows_differ(expected: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[s
     decimals = {each.name: each.decimals for each in COLUMNS}
     for number, (row, other) in enumerate(zip(expected, cells, strict=True), 1):
         for name in COMPARED:
-            if name in other and not _same(row[name], other[name], decimals.get(name)):
+            if name not in other:
+                return f"there is no column {name}"
+            if not _same(row[name], other[name], decimals.get(name)):
                 return f"row {number} has {name} {other[name]!r}, not {row[name]!r}"
     return ""
 
