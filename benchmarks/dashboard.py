@@ -139,6 +139,12 @@ class Session:
         """By id: kind, message and fragment of every widget of the page, as last sent."""
         self.texts: list[str] = []
         """What the last run wrote as Markdown."""
+        self.metrics: dict[str, str] = {}
+        """By label: the figures on the cards that the last run drew."""
+        self.alerts: list[tuple[int, str]] = []
+        """Format (of `Alert`) and text of the boxes that the last run drew."""
+        self.polls: dict[str, float] = {}
+        """Seconds after which a browser would run each of these fragments again."""
 
     def close(self) -> None:
         self._until.close()
@@ -151,6 +157,10 @@ class Session:
     def again(self) -> Rerun:
         """The whole page once more; nothing was changed."""
         return self._run([])
+
+    def poll(self, fragment: str) -> Rerun:
+        """A fragment once more, as a browser does for one that runs every few seconds."""
+        return self._run([], fragment)
 
     def set(self, key: str, value: Any, *, label: str | None = None) -> Rerun:
         """Gives the widget with this key, or label, a value."""
@@ -196,9 +206,11 @@ class Session:
             frames.append(frame)
         took = time.perf_counter() - begun
         frames.append(frame)
-        self.texts.clear()
+        for drawn in (self.texts, self.metrics, self.alerts):
+            drawn.clear()
         if not fragment:
             self.widgets.clear()
+            self.polls.clear()
         for payload in frames:
             self._read(ForwardMsg.FromString(payload))
         return Rerun(took, sum(map(len, frames)))
@@ -225,6 +237,8 @@ class Session:
             self._script, self._page = message.navigation.page_script_hash, ""
         elif kind == "page_info_changed":
             self.query = message.page_info_changed.query_string
+        elif kind == "auto_rerun":
+            self.polls[message.auto_rerun.fragment_id] = message.auto_rerun.interval
         elif kind == "delta" and message.delta.WhichOneof("type") == "new_element":
             element = message.delta.new_element
             name = str(element.WhichOneof("type"))
@@ -233,6 +247,10 @@ class Session:
                 raise AssertionError(f"the page failed: {body.type}: {body.message}")
             if name == "markdown":
                 self.texts.append(body.body)
+            elif name == "metric":
+                self.metrics[body.label] = body.body
+            elif name == "alert":
+                self.alerts.append((body.format, body.body))
             if getattr(body, "id", ""):
                 self.widgets.pop(body.id, None)
                 self.widgets[body.id] = (name, body, message.delta.fragment_id)

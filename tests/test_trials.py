@@ -12,7 +12,7 @@ import pyarrow.feather as feather
 import pytest
 
 from benchmarks.trials import __main__ as trials
-from benchmarks.trials import bits, clocks, damage, disk, fuzz, kills
+from benchmarks.trials import bits, clocks, damage, disk, fuzz, kills, load, people
 from benchmarks.trials.licences import licence, packages
 from benchmarks.trials.promises import (
     BEGIN,
@@ -20,6 +20,7 @@ from benchmarks.trials.promises import (
     FIGURES,
     PAGE,
     Broken,
+    Over,
     Promise,
     Trial,
     carry_out,
@@ -30,6 +31,7 @@ from benchmarks.trials.promises import (
     table,
 )
 from benchmarks.trials.world import in_a_child
+from fac.config import REPOSITORY
 from fac.datasets import read_samples
 from fac.errors import InputError
 from fac.prompts import drafts
@@ -64,6 +66,107 @@ def test_a_few_trials_of_each_kind_keep_their_promise(kind):
     assert outcomes
     broken = [in_words(outcome) for outcome in outcomes if outcome.failed]
     assert not broken, "\n".join(broken)
+
+
+FEW = load.Crowd(sessions=3, minutes=0.2, samples=36, megabytes=150)
+"""The short form of load; what a server takes in its first seconds is no leak."""
+
+
+def of_a_crowd(crowd, monkeypatch):
+    """What became of the promises of load, by name."""
+    monkeypatch.setattr(load, "CROWD", crowd)
+    outcomes = [carry_out(promise, promise.times) for promise in load.PROMISES]
+    return {outcome.name: outcome for outcome in outcomes}
+
+
+def test_a_few_at_once_meet_no_error_of_load_and_see_what_is_true(monkeypatch):
+    outcomes = of_a_crowd(FEW, monkeypatch)
+    broken = [in_words(outcome) for outcome in outcomes.values() if outcome.failed]
+    assert not broken, "\n".join(broken)
+    pages, compared = (outcomes[name].trials for name in ("errors", "figures and rows"))
+    assert pages > compared > 3 * FEW.sessions
+    assert outcomes["measures"].trials > 0
+    (words,) = outcomes["memory"].ends
+    assert words.startswith("3 sessions for 0.2 minutes: ")
+
+
+PLANTED = """
+from fac.questions import gaps
+from fac.store.queue import Queue
+from fac.ui import views
+
+kept, cards, gap_page = [], views.cards, gaps.gap_page
+
+def planted_cards(*numbers):
+    kept.append(b"x" * 10_000_000)
+    wrong = {} if len(numbers) == 6 else {"Covered": "7,777", "Peak": "7,777"}
+    cards(*((label, wrong.get(label, value), *of) for label, value, *of in numbers))
+
+def planted_page(*about, **listing):
+    rows, total = gap_page(*about, **listing)
+    return [{**row, "n_anchor": row["n_anchor"] + 1} for row in rows], total
+
+def planted_jobs(queue, limit=100):
+    raise ZeroDivisionError("planted")
+
+views.cards, gaps.gap_page, Queue.jobs = planted_cards, planted_page, planted_jobs
+"""
+"""What a server imports before anything else: it leaks, the first page and that of features show a
+wrong figure, that of coverage wrong rows, and the one of jobs fails."""
+
+
+def test_an_error_a_wrong_figure_a_wrong_row_and_a_leak_of_load_are_told(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(PLANTED)
+    environment = (("PYTHONPATH", f"{tmp_path}:{REPOSITORY}"),)
+    outcomes = of_a_crowd(FEW._replace(megabytes=50, environment=environment), monkeypatch)
+    assert all(outcomes[name].failed for name in ("errors", "figures and rows", "memory"))
+    assert not outcomes["measures"].failed, "they are made by another process"
+    why = {name: [each["why"] for each in of.failures] for name, of in outcomes.items()}
+    assert all("ZeroDivisionError: planted" in each for each in why["errors"])
+    told = "\n".join(why["figures and rows"])
+    assert " is 7,777, not " in told and "row 1 has n_anchor " in told
+    assert why["memory"][0].startswith("Broken: grew by ")
+
+
+def test_growth_of_load_is_between_a_fifth_of_the_time_and_its_end():
+    looks = [load.Look(n / 10, 100 + 200 * (n < 20) + n) for n in range(101)]
+    words = "25 sessions for 10 minutes: 122 MB after 2, 198 MB at the end, never more than 319 MB"
+    crowd = load.Crowd()
+    assert load.memory_in_words(crowd, looks) == (words, f"grew by 75 MB; {words}")
+    assert load.memory_in_words(crowd._replace(megabytes=75), looks) == (words, "")
+    assert load.memory_in_words(crowd, looks[:10])[1] == "nobody looked at the memory in time"
+
+
+def test_rows_of_load_are_compared_as_the_table_shows_them():
+    row = {"feature": 3, "name": "tea", "badge": "certain", "n_dataset": 0, "expected": 2.25}
+    row |= {"ratio": 0.12345, "n_anchor": 9, "near": None}
+    shown = {**row, "ratio": 0.123}
+    assert people.rows_differ([row], [shown]) == ""
+    assert people.rows_differ([row], []) == "0 rows, not 1"
+    assert people.rows_differ([row], [{"feature": 3}]) == "there is no column name"
+    assert people.rows_differ([row], [{**shown, "ratio": 0.124}]).startswith(
+        "row 1 has ratio 0.124"
+    )
+    assert people.rows_differ([row, row], [shown, {**shown, "near": 0.5}]).startswith(
+        "row 2 has near"
+    )
+    assert people.figures_differ({"FAC": "50.0%"}, {}) == "FAC is not shown, not 50.0%"
+
+
+def test_trials_that_are_over_are_as_many_as_there_were():
+    @contextmanager
+    def three(folder) -> Iterator[Trial]:
+        left = iter("abc")
+
+        def trial(rng: random.Random) -> str:
+            for each in left:
+                return each
+            raise Over
+
+        yield trial
+
+    outcome = carry_out(DICE._replace(begin=three), 60)
+    assert (outcome.trials, outcome.failed, outcome.ends) == (3, 0, {"a": 1, "b": 1, "c": 1})
 
 
 @contextmanager

@@ -8,6 +8,7 @@ damage     truncated, empty and foreign files
 clocks     signs of life from the future, from other machines and of processes that are others now
 disk       disks that are full
 fuzz       files and replies that were mutated from valid ones
+load       many sessions at once beside a measure; people are who looks
 licences   what the program rests on
 
 They stand on the toys of the tests, so a clone is needed for them.

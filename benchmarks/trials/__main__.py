@@ -2,11 +2,12 @@
 
     python -m benchmarks.trials [KIND ...] [--times N] [--out FILE]
 
-carries out the trials of these kinds (kills, bits, damage, clocks, disk, fuzz; all of them where
-none is named), says of each promise how many were kept, with the command that repeats each
+carries out the trials of these kinds (kills, bits, damage, clocks, disk, fuzz, load; all of them
+where none is named), says of each promise how many were kept, with the command that repeats each
 failure, and adds the counts to FILE. `--only NAME` takes one promise of a kind, `--share 0.01` a
-hundredth of the trials of the long form. `--page` writes docs/reliability.md from
-benchmarks/trials.json and nothing else; `licences` lists what the program rests on.
+hundredth of the trials of the long form. Of load, a crowd of `--sessions` for `--minutes` is one
+run, and its trials are the runs of pages that come to pass. `--page` writes docs/reliability.md
+from benchmarks/trials.json and nothing else; `licences` lists what the program rests on.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from benchmarks.trials.promises import (
     read,
 )
 
-KINDS = ("kills", "bits", "damage", "clocks", "disk", "fuzz")
+KINDS = ("kills", "bits", "damage", "clocks", "disk", "fuzz", "load")
 LICENCES = "licences"
 
 
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--share", type=float, default=1.0, help="Of the trials of the long form")
     parser.add_argument("--first", type=int, default=0, help="Number of the first trial")
     parser.add_argument("--only", default="", help="One promise, by its name")
+    parser.add_argument("--sessions", type=int, help="How many look at once, of load")
+    parser.add_argument("--minutes", type=float, help="How long they look, of load")
     parser.add_argument("--out", type=Path, help="File to add the counts to")
     parser.add_argument("--page", action="store_true", help="Write docs/reliability.md")
     options = parser.parse_args(arguments)
@@ -71,6 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n".join(lines()))
         return 0
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if options.sessions or options.minutes:
+        from benchmarks.trials import load
+
+        wanted = {"sessions": options.sessions, "minutes": options.minutes}
+        load.CROWD = load.CROWD._replace(**{name: n for name, n in wanted.items() if n})
     outcomes = list[Outcome]()
     for promise in promises(options.kinds or KINDS, options.only):
         times = options.times or max(1, round(promise.times * options.share))

@@ -33,6 +33,10 @@ class CannotTry(Exception):
     """A promise that this machine cannot put to the test; the message says why."""
 
 
+class Over(Exception):
+    """There are no more trials; not a failure."""
+
+
 class Promise(NamedTuple):
     """One sentence that is true of every trial."""
 
@@ -66,9 +70,9 @@ class Outcome(NamedTuple):
 
 
 def carry_out(promise: Promise, times: int, first: int = 0) -> Outcome:
-    """So many trials of a promise. Trial `n` is seeded with the promise's title and `n` alone, so
-    `first=n, times=1` repeats it; what depends on the moment of a kill is repeated as nearly as
-    clocks allow."""
+    """So many trials of a promise, fewer where one raises Over. Trial `n` is seeded with the
+    promise's title and `n` alone, so `first=n, times=1` repeats it; what depends on the moment of a
+    kill is repeated as nearly as clocks allow."""
     ends, failures, begun = Counter[str](), list[dict[str, Any]](), time.monotonic()
     failed = 0
     with (
@@ -78,6 +82,8 @@ def carry_out(promise: Promise, times: int, first: int = 0) -> Outcome:
         for number in range(first, first + times):
             try:
                 ends[trial(random.Random(f"{promise.title} {number}"))] += 1
+            except Over:
+                break
             except Exception as error:
                 failed += 1
                 if len(failures) < MOST_TOLD:
@@ -85,7 +91,8 @@ def carry_out(promise: Promise, times: int, first: int = 0) -> Outcome:
                     failures.append({"number": number, "why": " ".join(why.split())[:600]})
     seconds = round(time.monotonic() - begun, 1)
     about = (promise.kind, promise.name, promise.sentence)
-    return Outcome(*about, times, dict(ends.most_common()), failed, failures, seconds)
+    trials = failed + ends.total()
+    return Outcome(*about, trials, dict(ends.most_common()), failed, failures, seconds)
 
 
 def in_words(outcome: Outcome) -> str:
