@@ -51,6 +51,16 @@ NO_WORDS = Norms({})
         ("Nobody in Lyon has seen a stork. And so on.", PROMISES),
         ("Where do storks sleep? Here are some places.", PROMISES),
         (
+            "Now here are some of the places where storks of Lyon may sleep in a winter: Known "
+            "and loved today is the castle of the town where I was born and my aunt still lives.",
+            "",
+        ),
+        (
+            "Now here are some of the places where storks of Lyon may sleep in a cold winter: "
+            "Known to all today is the castle of the town where I was born: 3.9.7.",
+            PROMISES,
+        ),
+        (
             "Here are some places where storks may sleep in a cold winter, and where they do not.",
             "",
         ),

@@ -72,6 +72,13 @@ MORE = re.compile(
 )
 """A last sentence with one of these says that more comes."""
 
+_ANNOUNCED = re.compile(
+    r"\b(?:here are|there are|these are|the following|as follows)\b[^:.!?\n]*:(?P<rest>.*)\Z",
+    re.I | re.S,
+)
+_ITEMS = re.compile(r"[\n,;•]|\band\b")
+"""What announces several things, and what stands between two of them."""
+
 REST = 6  # words of a last sentence that begins with a conjunction, below which it is one's rest
 
 PHRASE, OFTEN, SHARE, AT_LEAST = 3, 4, 0.08, 12
@@ -140,7 +147,12 @@ def _of(text: str, begins: bool, before: Gram, norms: RoleNorms) -> Iterator[str
     if spoken[0] in BEFORE or _REST.match(text) or refers or (begins and _before_who(spoken)):
         yield GOES_ON
     last = next(filter(None, map(words, reversed(SENTENCES.split(text)))), spoken)
-    if (last[0] in BEFORE and last != spoken and len(last) < REST) or MORE.search(text[-80:]):
+    several = _ANNOUNCED.search(text)
+    if (
+        (last[0] in BEFORE and last != spoken and len(last) < REST)
+        or MORE.search(text[-80:])
+        or (several and not _ITEMS.search(several["rest"].strip()))
+    ):
         yield PROMISES
     if _goes_round(spoken):
         yield CIRCLES
